@@ -1,0 +1,1 @@
+"""What all stages share in a notebook: magic options, panels with three faces, handles, tables and charts."""

@@ -1,0 +1,59 @@
+"""Completion of our magics' flags and of model names, versions and aliases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+
+from mlcycle_nb.errors import MLCycleError
+
+_MAGIC = re.compile(r"^\s*(%%?)([a-z_]+)\s")
+_TAKES_REFERENCE = frozenset({"validate", "deploy", "retire", "approve", "model", "lifecycle", "monitor", "rollback"})
+
+
+def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
+    """Return a matcher for ``Completer.custom_matchers``."""
+
+    @context_matcher()
+    def match(context: CompletionContext) -> Any:
+        line = context.full_text.splitlines()[context.cursor_line] if context.full_text else ""
+        found = _MAGIC.match(line)
+        if found is None:
+            return {"completions": []}
+        kind = "cell" if found[1] == "%%" else "line"
+        function = shell.magics_manager.magics[kind].get(found[2])
+        parser = getattr(function, "parser", None)
+        if parser is None:
+            return {"completions": []}
+        token = context.token
+        if token.startswith("-"):
+            words = sorted({o for action in parser._actions for o in action.option_strings if o.startswith("--")})
+        elif found[2] in _TAKES_REFERENCE:
+            words = _references(open_workspace)
+        else:
+            return {"completions": []}
+        # Without `suppress` IPython's own guesses come first, and without the fragment they are appended wrongly.
+        return {
+            "completions": [SimpleCompletion(text=word) for word in words if word.startswith(token)],
+            "suppress": True,
+            "matched_fragment": token,
+        }
+
+    return match
+
+
+def _references(open_workspace: Callable[[], Any]) -> list[str]:
+    try:
+        development = open_workspace().development
+        found = []
+        for model in development.models():
+            found.append(model)
+            for version in development.versions(model):
+                found.append(f"{model}/{version.version}")
+                found += [f"{model}@{alias}" for alias in version.aliases]
+    except MLCycleError:
+        return []  # completion must stay silent when the workspace cannot be read
+    return found

@@ -1,0 +1,115 @@
+"""Pieces of HTML for static faces: one palette, one set of marks, all text escaped."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape as _escape
+from typing import Any
+
+# Okabe and Ito's palette: told apart with any of the common colour deficiencies, on light and dark ground.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#7f7f7f",
+)
+MARKS = {
+    "passed": ("✓", GREEN),
+    "failed": ("✗", RED),
+    "inconclusive": ("?", ORANGE),
+    "error": ("!", RED),
+    "skipped": ("–", GREY),
+    "running": ("▶", BLUE),
+    "waiting": ("…", GREY),
+    "paused": ("❚❚", ORANGE),
+    "succeeded": ("✓", GREEN),
+    "completed": ("✓", GREEN),
+    "promoted": ("✓", GREEN),
+    "firing": ("!", RED),
+    "resolved": ("✓", GREEN),
+    "rolled_back": ("↩", RED),
+    "aborted": ("✗", RED),
+    "stopped": ("■", GREY),
+}
+_CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top"
+
+
+def escape(text: object) -> str:
+    """Return `text` inert in HTML."""
+    return _escape(str(text), quote=True)
+
+
+class Markup(str):
+    """Text that is HTML already, so `table` does not escape it again."""
+
+    __slots__ = ()
+
+
+def badge(status: object) -> Markup:
+    """Return a status word with its mark and colour; the word is always there, colour alone says nothing."""
+    word = str(status)
+    mark, colour = MARKS.get(word, ("•", GREY))
+    return Markup(
+        f'<span style="color:{colour};font-weight:600;white-space:nowrap">'
+        f'<span aria-hidden="true">{mark}</span> {escape(word)}</span>'
+    )
+
+
+def heading(text: object, status: object | None = None) -> Markup:
+    """Return a panel's title line."""
+    tail = "" if status is None else f" &nbsp;{badge(status)}"
+    return Markup(f'<div style="font-size:1.1em;font-weight:600;margin:4px 0">{escape(text)}{tail}</div>')
+
+
+def paragraph(text: object) -> Markup:
+    """Return a line of plain text."""
+    return Markup(f'<div style="margin:2px 0">{escape(text)}</div>')
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "") -> Markup:
+    """Return a table; cells are escaped unless they are `Markup`."""
+    head = "".join(f'<th scope="col" style="{_CELL};border-bottom:1px solid {GREY}">{escape(h)}</th>' for h in headers)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{c if isinstance(c, Markup) else escape(c)}</td>' for c in row) + "</tr>"
+        for row in rows
+    )
+    title = f'<caption style="text-align:left;font-weight:600">{escape(caption)}</caption>' if caption else ""
+    return Markup(
+        f'<table style="border-collapse:collapse;font-size:0.95em">{title}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def figure(value: float | None, unit: str = "", low: float | None = None, high: float | None = None) -> str:
+    """Return a number with its unit and interval as text: ``0.934 [0.921, 0.946]``; absence is ``n/a``."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    text = number(value)
+    if low is not None and high is not None:
+        text += f" [{number(low)}, {number(high)}]"
+    return f"{text} {unit}".rstrip()
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits, whole numbers whole."""
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
+        return f"{int(value):,}"
+    return f"{value:.3g}"
+
+
+def text_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table in plain text with aligned columns."""
+    lines = [[str(c) for c in headers], *([str(c) for c in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def svg_image(svg: str, *, label: str) -> Markup:
+    """Return an SVG as an image that viewers without scripts show."""
+    encoded = base64.b64encode(svg.encode()).decode()
+    return Markup(f'<img alt="{escape(label)}" style="max-width:100%" src="data:image/svg+xml;base64,{encoded}"/>')

@@ -1,0 +1,87 @@
+"""Base of every stage's magics: the workspace, delivery of results, and registration with one error form."""
+
+from __future__ import annotations
+
+import functools
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from IPython.core.magic import Magics
+
+from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.notebook.arguments import HelpShown
+from mlcycle_nb.notebook.live import is_live
+
+
+class StageMagics(Magics):
+    """Magics of one stage.
+
+    Parameters
+    ----------
+    shell : InteractiveShell
+        The running IPython.
+    open_workspace : callable
+        Returns the workspace, opening it on first use.
+    """
+
+    def __init__(self, shell: Any, open_workspace: Callable[[], Any]) -> None:
+        super().__init__(shell)
+        self._open_workspace = open_workspace
+
+    @property
+    def workspace(self) -> Any:
+        """The open workspace (`mlcycle_nb.workspace.Workspace`, which stands above this module)."""
+        return self._open_workspace()
+
+    def deliver(self, result: Any, args: Namespace) -> Any:
+        """Return what the magic shows: binds ``--into NAME`` and ``_``, and honours ``--quiet``."""
+        assert self.shell is not None
+        into = getattr(args, "into", None)
+        if into:
+            self.shell.user_ns[into] = result
+        if getattr(args, "quiet", False):
+            self.shell.user_ns["_"] = result
+            return None
+        return result
+
+    def should_wait(self, args: Namespace) -> bool:
+        """Return whether to block: as asked, else only when nobody watches live."""
+        return not is_live() if args.wait is None else bool(args.wait)
+
+
+def register(shell: Any, stages: Iterable[StageMagics]) -> list[tuple[str, str]]:
+    """Register magics so that every error of ours is one line and is noted as rejected; return (kind, name) pairs."""
+    added = []
+    for stage in stages:
+        for kind, table in stage.magics.items():
+            for name, function in table.items():
+                wrapped = _guarded(function, name, stage)
+                shell.register_magic_function(wrapped, magic_kind=kind, magic_name=name)
+                added.append((kind, name))
+    return added
+
+
+def _guarded(function: Callable[..., Any], name: str, stage: StageMagics) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except HelpShown as shown:
+            print(shown)
+            return None
+        except MLCycleError as refused:
+            _note_rejection(stage, name, refused)
+            raise
+
+    return run
+
+
+def _note_rejection(stage: StageMagics, name: str, refused: MLCycleError) -> None:
+    """Leave one audit entry of a refused call; a workspace that cannot be written must not hide the refusal."""
+    try:
+        context = stage.workspace.context
+        with context.store.transaction(actor=context.actor) as transaction:
+            transaction.note("rejected", subject=f"magic:{name}", detail={"error": str(refused)[:300]})
+    except MLCycleError:
+        return

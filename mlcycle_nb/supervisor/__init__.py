@@ -1,0 +1,1 @@
+"""The supervisor: one process per workspace that brings what is to what should be."""

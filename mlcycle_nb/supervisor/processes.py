@@ -1,0 +1,224 @@
+"""The processes of a workspace: started in sessions of their own, adopted after a crash, stopped to the last child.
+
+Each carries ``MLCYCLE_PROCESS=<workspace>/<name>`` in its environment. So a process that was started in the
+instant before its starter was killed is found again, and so are children that left the process group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from mlcycle_nb.errors import EngineError, InvalidInput
+from mlcycle_nb.files import private_folder, write_atomically
+from mlcycle_nb.supervisor.identity import ProcessIdentity
+
+MARKER = "MLCYCLE_PROCESS"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,150}")
+# Secrets of the notebook server, and switches meant for one process only.
+_NOT_INHERITED = ("JPY_", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "MLCYCLE_CRASH_AT", "PYTEST_CURRENT_TEST")
+
+
+class ProcessTable:
+    """Starts, finds and stops the processes of one workspace.
+
+    Parameters
+    ----------
+    folder : Path
+        Where a small file for each process is kept.
+    workspace_id : str
+        Marks the processes as this workspace's.
+    """
+
+    def __init__(self, folder: Path, workspace_id: str) -> None:
+        self._folder = private_folder(folder)
+        self._workspace_id = workspace_id
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.RLock()
+
+    def ensure(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        log: Path,
+    ) -> ProcessIdentity:
+        """Return the living process `name`, starting it when there is none.
+
+        Parameters
+        ----------
+        name : str
+            Stable name, such as ``replica-production-digits-7-0``.
+        argv : sequence of str
+            Program and arguments; never a shell line.
+        env : mapping, optional
+            Variables added to the inherited environment.
+        cwd : Path, optional
+            Working directory; the folder of `log` by default.
+        log : Path
+            File that receives standard output and error, appended to.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidInput("process name breaks its grammar", value=name)
+        with self._lock:
+            living = self.get(name) or self._unrecorded(name)
+            if living is None:
+                living = self._spawn(name, argv, env or {}, cwd, log)
+            self._record(name, living, argv)
+            return living
+
+    def get(self, name: str) -> ProcessIdentity | None:
+        """Return the recorded process `name` when it is alive."""
+        try:
+            tree = json.loads(self._file(name).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        identity = ProcessIdentity(int(tree["pid"]), str(tree["started"]))
+        self._reap(name)
+        return identity if identity.alive() else None
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of living processes, sorted."""
+        found = (file.name.removesuffix(".json") for file in self._folder.glob("*.json"))
+        return sorted(name for name in found if name.startswith(prefix) and self.get(name))
+
+    def exit_code(self, name: str) -> int | None:
+        """Return the exit code of an ended child of this process; None when unknown or alive."""
+        self._reap(name)
+        child = self._children.get(name)
+        return None if child is None else child.returncode
+
+    def stop(self, name: str, grace_seconds: float = 5.0) -> None:
+        """End the process and all its descendants: SIGTERM first, SIGKILL after the grace; returns when gone."""
+        leader = self.get(name)
+        if leader is not None:
+            _signal_group(leader, signal.SIGTERM)
+        for member in self._marked(name):
+            if leader is None or member.pid != leader.pid:
+                _signal(member, signal.SIGTERM)
+        if not self._gone_within(name, grace_seconds):
+            if leader is not None:
+                _signal_group(leader, signal.SIGKILL)
+            for member in self._marked(name):
+                _signal(member, signal.SIGKILL)
+            if not self._gone_within(name, 10.0):
+                raise EngineError(f"process {name} does not end, even by SIGKILL", remedy="it waits in the kernel")
+        self._file(name).unlink(missing_ok=True)
+
+    def stop_all(self, grace_seconds: float = 5.0) -> list[str]:
+        """End every process of the workspace, recorded or not; return their names."""
+        names = {file.name.removesuffix(".json") for file in self._folder.glob("*.json")}
+        names |= {
+            marker.partition("/")[2] for _, marker in _all_marked() if marker.startswith(f"{self._workspace_id}/")
+        }
+        own = os.environ.get(MARKER, "").partition("/")[2]
+        stopped = sorted(name for name in names if name != own)
+        for name in stopped:  # all get the signal at once, so that their grace times run together
+            leader = self.get(name)
+            if leader is not None:
+                _signal_group(leader, signal.SIGTERM)
+        for name in stopped:
+            self.stop(name, grace_seconds)
+        return stopped
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _spawn(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
+    ) -> ProcessIdentity:
+        private_folder(log.parent)
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED)}
+        inherited |= {"PYTHONUNBUFFERED": "1", **env, MARKER: f"{self._workspace_id}/{name}"}
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                cwd=cwd or log.parent,
+                env=inherited,
+                start_new_session=True,  # a kernel interrupt or restart signals the kernel's own group
+            )
+        except OSError as failure:
+            raise EngineError(f"{argv[0]} cannot be started: {failure.strerror}", where=name) from failure
+        finally:
+            os.close(descriptor)
+        self._children[name] = child
+        identity = ProcessIdentity.of(child.pid)
+        if identity is None:
+            child.wait()
+            return ProcessIdentity(child.pid, "ended")
+        return identity
+
+    def _record(self, name: str, identity: ProcessIdentity, argv: Sequence[str]) -> None:
+        tree = {"pid": identity.pid, "started": identity.started, "argv": list(argv)}
+        write_atomically(self._file(name), json.dumps(tree), durable=False)
+
+    def _unrecorded(self, name: str) -> ProcessIdentity | None:
+        for process in self._marked(name):
+            try:
+                if os.getpgid(process.pid) == process.pid:
+                    return ProcessIdentity.of(process.pid)
+            except ProcessLookupError:
+                continue
+        return None
+
+    def _marked(self, name: str) -> list[psutil.Process]:
+        wanted = f"{self._workspace_id}/{name}"
+        return [process for process, marker in _all_marked() if marker == wanted]
+
+    def _reap(self, name: str) -> None:
+        child = self._children.get(name)
+        if child is not None:
+            child.poll()
+
+    def _gone_within(self, name: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            if self.get(name) is None and not self._marked(name):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+
+
+def _all_marked() -> Iterator[tuple[psutil.Process, str]]:
+    uid = os.getuid()
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real != uid or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            marker = process.environ().get(MARKER)
+        except (psutil.Error, OSError):
+            continue
+        if marker and process.pid != os.getpid():
+            yield process, marker
+
+
+def _signal_group(leader: ProcessIdentity, number: int) -> None:
+    try:
+        os.killpg(leader.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
