@@ -101,9 +101,9 @@ def _package(name: str, specifier: str, extra: str) -> Finding:
 
 def _envoy() -> Finding:
     try:
-        from mlcycle_nb.serving.gateway.process import envoy_program
+        from mlcycle_nb.serving.gateway.binary import envoy_binary
 
-        program = envoy_program()
+        program = str(envoy_binary())
         answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
     except Exception as failure:  # whatever is wrong with the program, the doctor's answer is the same
         return Finding(

@@ -1,0 +1,151 @@
+"""The ``mlcycle`` command: what makes sense in a terminal, with exit codes for scripts.
+
+0: done, or the verdict is good. 1: the answer is no (broken trail, failing doctor). 2: the call was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlcycle_nb import __version__
+from mlcycle_nb.errors import InvalidInput, MLCycleError, did_you_mean
+from mlcycle_nb.outcomes import Outcome
+from mlcycle_nb.workspace import Workspace
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        known = [str(c) for action in self._actions for c in (action.choices or ())]
+        given = next((a for a in sys.argv[1:] if not a.startswith("-") and a not in known), "")
+        raise InvalidInput(message, where=self.prog, remedy=f"{did_you_mean(given, known)}{self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = _Parser(prog="mlcycle", description="The whole life of a model; see also the magics in a notebook.")
+    parser.add_argument("--version", action="version", version=f"mlcycle-nb {__version__}")
+    parser.add_argument("--home", type=Path, help="the workspace folder (default: $MLCYCLE_HOME or ./.mlcycle)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    verbs.add_parser("status", help="everything alive").set_defaults(run=_status)
+    verbs.add_parser("doctor", help="examine the installation").set_defaults(run=_doctor)
+    verbs.add_parser("up", help="start the supervisor").set_defaults(run=_up)
+    verbs.add_parser("down", help="stop what the workspace started, and only that").set_defaults(run=_down)
+    audit = verbs.add_parser("audit", help="verify or export the audit trail")
+    audit.add_argument("what", choices=["verify", "export", "trust"])
+    audit.add_argument("value", nargs="?", help="export: file to write; trust: a colleague's public key")
+    audit.set_defaults(run=_audit)
+    models = verbs.add_parser("models", help="models, versions and aliases")
+    models.set_defaults(run=_models)
+    for name, text in (("promote", "make the canary stable"), ("abort", "return traffic to stable")):
+        verb = verbs.add_parser(name, help=f"{text}; works while the kernel is busy or gone")
+        verb.add_argument("rollout", help="rollout id, or ENVIRONMENT/MODEL")
+        verb.set_defaults(run=_rollout_verb)
+    rollback = verbs.add_parser("rollback", help="return to an earlier version")
+    rollback.add_argument("model")
+    rollback.add_argument("--env", default="production")
+    rollback.add_argument("--to", type=int)
+    rollback.set_defaults(run=_rollback)
+    alerts = verbs.add_parser("alerts", help="open alerts; exit code 1 when one fires")
+    alerts.set_defaults(run=_alerts)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        args = build_parser().parse_args(arguments)
+        with Workspace.open(args.home) as workspace:
+            run: Callable[[Workspace, argparse.Namespace], int] = args.run
+            return run(workspace, args)
+    except MLCycleError as refused:
+        print(refused, file=sys.stderr)
+        return 2
+
+
+def _show(value: Any, args: argparse.Namespace) -> None:
+    print(json.dumps(value.to_dict(), default=str) if args.json else repr(value))
+
+
+def _status(workspace: Workspace, args: argparse.Namespace) -> int:
+    _show(workspace.status(), args)
+    return 0
+
+
+def _doctor(workspace: Workspace, args: argparse.Namespace) -> int:
+    diagnosis = workspace.doctor()
+    _show(diagnosis, args)
+    return 0 if diagnosis.outcome == Outcome.PASSED else 1
+
+
+def _up(workspace: Workspace, args: argparse.Namespace) -> int:
+    workspace.context.ensure_supervisor()
+    _show(workspace.status(), args)
+    return 0
+
+
+def _down(workspace: Workspace, args: argparse.Namespace) -> int:
+    stopped = workspace.down()
+    print(json.dumps(stopped) if args.json else f"stopped {len(stopped)}: {', '.join(stopped) or 'nothing ran'}")
+    return 0
+
+
+def _audit(workspace: Workspace, args: argparse.Namespace) -> int:
+    if args.what == "verify":
+        verdict = workspace.verify_audit()
+        _show(verdict, args)
+        return 0 if verdict.intact else 1
+    if not args.value:
+        raise InvalidInput("a value is missing", where=f"mlcycle audit {args.what}", remedy="mlcycle audit --help")
+    if args.what == "trust":
+        from mlcycle_nb.store.keys import trust
+
+        print(f"trusted: {trust(workspace.context.workspace_id, args.value)}")
+        return 0
+    from mlcycle_nb.store.audit import export
+
+    Path(args.value).write_text(json.dumps(export(workspace.store), indent=1))
+    print(f"exported to {args.value}")
+    return 0
+
+
+def _models(workspace: Workspace, args: argparse.Namespace) -> int:
+    development = workspace.development
+    rows = [
+        {"model": version.reference, "aliases": list(version.aliases), "package": version.package_digest}
+        for model in development.models()
+        for version in development.versions(model)
+    ]
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            print(row["model"], ",".join(row["aliases"]), row["package"][:19])
+    return 0
+
+
+def _rollout_verb(workspace: Workspace, args: argparse.Namespace) -> int:
+    record = getattr(workspace.deployment, args.verb)(args.rollout)
+    print(f"{args.verb} asked for: {record.id} ({record.phase})")
+    return 0
+
+
+def _rollback(workspace: Workspace, args: argparse.Namespace) -> int:
+    handle = workspace.deployment.rollback_deployment(args.model, args.env, to=args.to)
+    record = handle.wait()
+    print(f"{record.id}: {record.phase}")
+    return 0 if record.phase == "completed" else 1
+
+
+def _alerts(workspace: Workspace, args: argparse.Namespace) -> int:
+    alerts = workspace.monitoring.alerts()
+    firing = [alert for alert in alerts if alert.phase == "firing"]
+    print(json.dumps([alert.id for alert in firing]) if args.json else f"{len(firing)} firing")
+    for alert in firing if not args.json else ():
+        print(alert.id, alert)
+    return 1 if firing else 0
