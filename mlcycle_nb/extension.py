@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.notebook.magics import StageMagics, register
-from mlcycle_nb.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlcycle_nb.workspace import Workspace
 
 MAGIC_MODULES = (
     "mlcycle_nb.workspace_magics",
@@ -29,6 +31,8 @@ class _Session:
         self._workspace: Workspace | None = None
 
     def open(self) -> Workspace:
+        from mlcycle_nb.workspace import Workspace
+
         if self._workspace is None or not self._workspace.home.is_dir():
             self._workspace = Workspace.open()
         return self._workspace
@@ -90,7 +94,7 @@ class LazyWorkspace:
         return getattr(self._open(), name)
 
     def __dir__(self) -> list[str]:
-        return [name for name in dir(Workspace) if not name.startswith("_")]
+        return [name for name in dir(type(self._open())) if not name.startswith("_")]
 
     def __repr__(self) -> str:
         return repr(self._open())

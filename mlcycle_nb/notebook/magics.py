@@ -11,6 +11,7 @@ from IPython.core.magic import Magics
 
 from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.notebook.arguments import HelpShown
+from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.notebook.live import is_live
 
 
@@ -44,6 +45,26 @@ class StageMagics(Magics):
             self.shell.user_ns["_"] = result
             return None
         return result
+
+    def follow(self, handle: Handle[Any], args: Namespace) -> Any:
+        """Deliver long work: return at once, or block until it has ended, showing it meanwhile.
+
+        A live front end sees the panel move while the cell waits; a headless run gets the final panel.
+        """
+        assert self.shell is not None
+        if not self.should_wait(args):
+            return self.deliver(handle, args)
+        if getattr(args, "into", None):
+            self.shell.user_ns[args.into] = handle  # bound before waiting: an interrupt must not lose it
+        if is_live() and not getattr(args, "quiet", False):
+            from IPython.display import display
+
+            display(handle)
+            handle.wait()
+            self.shell.user_ns["_"] = handle
+            return None
+        handle.wait()
+        return self.deliver(handle, args)
 
     def should_wait(self, args: Namespace) -> bool:
         """Return whether to block: as asked, else only when nobody watches live."""

@@ -1,5 +1,6 @@
 """Public fakes and contracts for tests of code that uses or extends mlcycle_nb."""
 
 from mlcycle_nb.testing.clock import FakeClock
+from mlcycle_nb.testing.traffic import Answer, Traffic
 
-__all__ = ["FakeClock"]
+__all__ = ["Answer", "FakeClock", "Traffic"]
