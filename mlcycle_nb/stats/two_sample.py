@@ -71,19 +71,28 @@ def ks(reference: npt.ArrayLike | SortedReference, current: npt.ArrayLike) -> Tw
     ref = SortedReference.of(reference).values
     cur = np.sort(finite_vector(current, what="current", minimum=2))
     m, n = len(ref), len(cur)
-    # Both functions are steps: the supremum is at a value of `current`, from the right or from the left.
-    ref_right, ref_left = np.searchsorted(ref, cur, "right") / m, np.searchsorted(ref, cur, "left") / m
-    if np.any(cur[1:] == cur[:-1]):
-        cur_right, cur_left = np.searchsorted(cur, cur, "right") / n, np.searchsorted(cur, cur, "left") / n
-    else:
-        cur_left = np.arange(n) / n
-        cur_right = cur_left + 1 / n
-    right, left = np.abs(ref_right - cur_right), np.abs(ref_left - cur_left)
-    distance = float(max(right.max(), left.max()))
+    distance = _largest_gap(ref, cur) if m <= n else _largest_gap(cur, ref)
     p_value = float(stats.kstwo.sf(distance, round(m * n / (m + n))))
     return TwoSampleResult(
         statistic=distance, p_value=min(max(p_value, 0.0), 1.0), effect=distance, n_reference=m, n_current=n
     )
+
+
+def _largest_gap(points: Floats, other: Floats) -> float:
+    """Return the largest distance between the distribution functions of two sorted samples.
+
+    Between two neighbours of `points` its function is flat and the other one only grows, so the supremum is met at
+    a point, from the right or from the left: looking at the smaller sample's points is enough, and fastest.
+    """
+    n, m = len(points), len(other)
+    if np.any(points[1:] == points[:-1]):
+        right, left = np.searchsorted(points, points, "right") / n, np.searchsorted(points, points, "left") / n
+    else:
+        left = np.arange(n) / n
+        right = left + 1 / n
+    above = np.abs(right - np.searchsorted(other, points, "right") / m)
+    below = np.abs(left - np.searchsorted(other, points, "left") / m)
+    return float(max(above.max(), below.max()))
 
 
 def wasserstein_effect(reference: npt.ArrayLike | SortedReference, current: npt.ArrayLike) -> float:
