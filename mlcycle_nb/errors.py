@@ -11,6 +11,7 @@ MLCycleError
 ├── IntegrityError (RuntimeError)        bytes differ from what was recorded
 ├── MissingDependency (ImportError)      an optional package is not installed
 ├── EngineError (RuntimeError)           a program or server that we drive failed
+├── JobFailed (RuntimeError)             the user's own code failed in a job
 ├── StoreError (RuntimeError)            the workspace database cannot be used
 └── WaitTimeout (TimeoutError)           a wait ended before its condition held
 """
@@ -190,6 +191,12 @@ class EngineError(MLCycleError, RuntimeError):
     """A program or server that mlcycle_nb drives has failed."""
 
     code = "MLC-700"
+
+
+class JobFailed(MLCycleError, RuntimeError):
+    """The user's own code failed in a job outside the kernel."""
+
+    code = "MLC-710"
 
 
 class StoreError(MLCycleError, RuntimeError):

@@ -1,0 +1,222 @@
+"""The supervisor's part: start the workers, hand their events on, recover them, close the job."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.store import Record
+from mlcycle_nb.supervisor.controller import Controller
+from mlcycle_nb.supervisor.crash import crash_point
+from mlcycle_nb.training import decide
+from mlcycle_nb.training.checkpoints import CheckpointStore
+from mlcycle_nb.training.decide import JobObservation
+from mlcycle_nb.training.events import EventReader
+from mlcycle_nb.training.job_folder import JobFolder, read_document
+from mlcycle_nb.training.launch import plan_launch, process_name
+from mlcycle_nb.training.records import Failure, Restart, TrainingJob
+from mlcycle_nb.training.tracking import metric_rows, newer
+
+if TYPE_CHECKING:
+    from mlcycle_nb.development.service import ModelDevelopmentManager
+
+_COLLECT_SECONDS = 1.0
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+
+
+def build(context: Context) -> list[Controller]:
+    """Return this stage's controllers."""
+    from mlcycle_nb.development.service import ModelDevelopmentManager
+
+    return [TrainingController(context, ModelDevelopmentManager(context))]
+
+
+def job_folder(context: Context, job: str) -> JobFolder:
+    """Return the folder of a job."""
+    return JobFolder(context.folder("training", "jobs") / job)
+
+
+class TrainingController:
+    """Brings training jobs to their end."""
+
+    record_type: type[Record] = TrainingJob
+
+    def __init__(self, context: Context, development: ModelDevelopmentManager) -> None:
+        self._context = context
+        self._development = development
+        self._collected_at: dict[str, float] = {}
+
+    def next_action(self, record: TrainingJob, observation: JobObservation, now: datetime) -> decide.Action | None:
+        """Delegate to the pure function."""
+        return decide.next_action(record, observation, now)
+
+    def observe(self, record: TrainingJob) -> JobObservation:
+        """Look at the launcher, the documents the workers left, and the size of their event files."""
+        if record.phase != "running":
+            return JobObservation()
+        folder = job_folder(self._context, record.id)
+        alive = self._context.processes.get(process_name(record.id, record.attempt)) is not None
+        outcome = read_document(folder.outcome_of(record.attempt))
+        unread = self._unread(record, folder)
+        due = time.monotonic() - self._collected_at.get(record.id, 0.0) >= _COLLECT_SECONDS
+        if alive:
+            return JobObservation(alive=True, unread_events=unread and due, stop_told=folder.stop_request.exists())
+        newest = CheckpointStore(folder.checkpoints).records()
+        return JobObservation(
+            outcome=None if outcome is None else str(outcome["outcome"]),
+            failures=_failures(folder, record),
+            unread_events=unread,
+            checkpoint_step=newest[0].step if newest else None,
+            out_of_memory=_memory_kills() > self._observed(record).get("memory_kills", _memory_kills()),
+        )
+
+    def act(self, action: decide.Action, record: TrainingJob, observation: JobObservation) -> None:
+        """Do one action."""
+        match action:
+            case decide.Launch(attempt):
+                self._launch(record, attempt)
+            case decide.Collect():
+                self._collect(record)
+            case decide.TellToStop():
+                job_folder(self._context, record.id).stop_request.touch(mode=0o600)
+            case decide.Kill():
+                self._context.processes.stop(process_name(record.id, record.attempt), grace_seconds=5.0)
+            case decide.Recover():
+                self._recover(record, action)
+            case decide.End(phase, failure):
+                self._end(record, phase, failure)
+
+    # -- actions ---------------------------------------------------------------------------------------------
+
+    def _launch(self, record: TrainingJob, attempt: int) -> None:
+        folder = job_folder(self._context, record.id)
+        if record.attempt:
+            # A launcher that was killed may leave workers behind for a moment; two groups must never share a folder.
+            self._context.processes.stop(process_name(record.id, record.attempt), grace_seconds=0.0)
+        name = process_name(record.id, attempt)
+        begun = folder.outcome_of(attempt).exists() or any(folder.errors.glob(f"attempt-{attempt}-*"))
+        if not begun:  # else it was started, and has ended, before its start could be stored
+            if self._context.processes.get(name) is None:
+                for left in folder.run.glob(f"*-{attempt}"):
+                    left.unlink()
+            plan = plan_launch(folder, folder.read_spec(), attempt)
+            self._context.processes.ensure(name, plan.argv, env=plan.env, cwd=folder.path, log=folder.launcher_log)
+        crash_point("training.after_launch")
+        self._context.store.observe(TrainingJob, record.id, memory_kills=_memory_kills())
+        now = self._context.clock.now()
+        started = replace(
+            record, phase="running", attempt=attempt, started_at=record.started_at or now, next_attempt_at=None
+        )
+        self._store(started, "training.started", {"attempt": attempt})
+
+    def _collect(self, record: TrainingJob) -> None:
+        folder, seen = job_folder(self._context, record.id), self._observed(record)
+        reader = EventReader(folder.events, seen.get("offsets"))
+        events = list(reader.read())
+        total = seen.get("total_steps")
+        sent = dict(seen.get("sent", {}))
+        progress: dict[str, Any] = {}
+        for event in events:
+            if event["kind"] == "fit":
+                total = event["total_steps"]
+                progress |= {"total_steps": total, "epochs": event["epochs"], "step": event["step"]}
+            elif event["kind"] == "steps" and event["rank"] == 0:
+                progress |= {"step": event["rows"][-1][0], "epoch": event["epoch"]}
+            elif event["kind"] in {"epoch", "metrics"}:
+                progress |= {"step": event["step"], "epoch": event["epoch"], "values": event["values"]}
+            elif event["kind"] == "started":
+                progress |= {"world": event["world"], "device": event["device"]}
+        rows = newer(metric_rows(events, total), sent)
+        if rows and record.run_id is not None:
+            self._development.log_metric_batch(record.run_id, rows)
+        crash_point("training.after_metrics")
+        progress = {key: _storable(value) for key, value in progress.items()}
+        self._context.store.observe(TrainingJob, record.id, offsets=reader.offsets, sent=sent, **progress)
+        self._collected_at[record.id] = time.monotonic()
+
+    def _recover(self, record: TrainingJob, action: decide.Recover) -> None:
+        now = self._context.clock.now()
+        restart = Restart(attempt=record.attempt, at=now, why=action.why, from_step=action.from_step)
+        waiting = replace(
+            record,
+            phase="restarting",
+            restarts=(*record.restarts, restart),
+            crashes_in_a_row=action.crashes_in_a_row,
+            checkpoint_step=action.from_step,
+            next_attempt_at=now + timedelta(seconds=action.wait_seconds),
+        )
+        self._store(waiting, "training.recovering", {"why": action.why, "from_step": action.from_step})
+
+    def _end(self, record: TrainingJob, phase: str, failure: Failure | None) -> None:
+        if record.attempt:
+            self._context.processes.stop(process_name(record.id, record.attempt), grace_seconds=0.0)
+        folder, seen = job_folder(self._context, record.id), self._observed(record)
+        if record.run_id is not None:
+            status = {"finished": "FINISHED", "failed": "FAILED"}.get(phase, "KILLED")
+            self._development.end_run(record.run_id, status=status)
+        ended = replace(
+            record,
+            phase=phase,
+            failure=failure,
+            ended_at=self._context.clock.now(),
+            steps=int(seen.get("step", 0)),
+            metrics=dict(seen.get("values", {})),
+            handed_over=(folder.result / "result.json").exists(),
+            next_attempt_at=None,
+        )
+        detail = {"steps": ended.steps, "failure": None if failure is None else str(failure)}
+        self._store(ended, f"training.{phase}", detail)
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _store(self, record: TrainingJob, event: str, detail: dict[str, Any]) -> None:
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            transaction.update(record, event=event, detail=detail)
+
+    def _observed(self, record: TrainingJob) -> dict[str, Any]:
+        return self._context.store.observed(TrainingJob, record.id)
+
+    def _unread(self, record: TrainingJob, folder: JobFolder) -> bool:
+        offsets = self._observed(record).get("offsets", {})
+        for path in folder.events.glob("rank-*.jsonl"):
+            with path.open("rb") as source:
+                source.seek(offsets.get(path.name, 0))
+                if b"\n" in source.read(1_048_576):
+                    return True
+        return False
+
+
+def _failures(folder: JobFolder, record: TrainingJob) -> tuple[Failure, ...]:
+    found = []
+    for rank in range(record.processes):
+        try:
+            document = read_document(folder.error_of(record.attempt, rank))
+        except (ValueError, MLCycleError):
+            continue
+        if document is not None:
+            names = ("kind", "message", "rank", "line", "source")
+            found.append(Failure(**{name: document[name] for name in names}))
+    return tuple(found)
+
+
+def _memory_kills() -> int:
+    """Return how many processes of this machine's group the kernel killed for memory; 0 where it does not say."""
+    try:
+        for line in _MEMORY_EVENTS.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    except OSError:
+        return 0
+    return 0
+
+
+def _storable(value: Any) -> Any:
+    """Return JSON that has a spelling for NaN."""
+    return json.loads(json.dumps(value), parse_constant=str)

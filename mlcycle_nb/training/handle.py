@@ -1,0 +1,69 @@
+"""The handle of a training job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlcycle_nb.errors import JobFailed
+from mlcycle_nb.notebook.handle import Handle
+from mlcycle_nb.training.records import TrainingJob
+
+if TYPE_CHECKING:
+    from mlcycle_nb.development.records import ModelVersion
+    from mlcycle_nb.training.service import TrainingManager
+
+
+class TrainingHandle(Handle[TrainingJob]):
+    """A job that goes on by itself: show it, wait for it, stop it, register what it trained.
+
+    Attributes
+    ----------
+    attached : bool
+        Whether the job was running already when the cell was run.
+    """
+
+    def __init__(self, training: TrainingManager, job: str, *, attached: bool = False) -> None:
+        from mlcycle_nb.training.panel import TrainingPanel
+
+        self._training = training
+        self.attached = attached
+        super().__init__(
+            job,
+            read=lambda: training.job(job),
+            done=lambda record: not record.active,
+            panel=lambda: TrainingPanel(training, job),
+        )
+
+    def stop(self, reason: str = "") -> TrainingJob:
+        """Ask for a checkpoint and the end."""
+        return self._training.stop(self.id, reason=reason)
+
+    def logs(self, rank: int | None = None) -> str:
+        """Return the end of what the workers printed."""
+        return self._training.logs(self.id, rank=rank)
+
+    def result(self, timeout: float | None = None) -> TrainingJob:
+        """Wait and return the finished job.
+
+        Raises
+        ------
+        JobFailed
+            With the error of the cell, its line and the rank.
+        """
+        return raise_if_failed(self.wait(timeout))
+
+    def register(self, **options: Any) -> ModelVersion:
+        """Wait, then package and register the trained model; see `TrainingManager.register`."""
+        self.result()
+        return self._training.register(self.id, **options)
+
+
+def raise_if_failed(job: TrainingJob) -> TrainingJob:
+    """Return `job`, or raise what made it fail."""
+    if job.failure is not None:
+        failure = job.failure
+        rank = "" if failure.rank is None else f" on rank {failure.rank}"
+        where = "" if failure.line is None else f"cell line {failure.line}: {failure.source}"
+        problem = f"training {job.id} failed{rank}: {failure.message}"
+        raise JobFailed(problem, where=where, remedy=f"%train logs {job.id}")
+    return job

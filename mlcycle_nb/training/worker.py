@@ -1,0 +1,191 @@
+"""The worker process: ``python -m torch.distributed.run ... -m mlcycle_nb.training.worker FOLDER --attempt N``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mlcycle_nb.training.ownership import die_with_parent
+
+
+def main() -> int:
+    """Run the cell as one rank; return the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--attempt", type=int, required=True)
+    arguments = parser.parse_args()
+    rank = int(os.environ.get("RANK", "0"))
+    _redirect_output(arguments.folder, rank)
+    try:
+        return _run(arguments.folder, arguments.attempt, rank)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _run(path: Path, attempt: int, rank: int) -> int:
+    # Imported here: the death of the launcher has to be noticed before torch is loaded, which takes a second.
+    from mlcycle_nb.training import faults
+    from mlcycle_nb.training.job_folder import JobFolder
+    from mlcycle_nb.training.session import StopTraining, TrainingSession
+
+    folder = JobFolder(path)
+    spec = folder.read_spec()
+    cell_name = f"<train {spec.model}>"
+    os.chdir(spec.cwd if os.path.isdir(spec.cwd) else path)
+    sys.path[:] = [*dict.fromkeys([*spec.sys_path, *sys.path])]
+    session = None
+    try:
+        accelerator = _form_group(folder, spec, attempt, rank)
+        session = TrainingSession(folder, spec, accelerator, attempt)
+        _heed_stops(session)
+        outcome = _run_cell(session, cell_name)
+    except StopTraining:
+        assert session is not None  # only a session's calls raise it
+        outcome = "stopped"
+    except BaseException as error:  # the cell may raise anything, KeyboardInterrupt and SystemExit included
+        document = faults.describe(error, cell_name, rank)
+        faults.write_error(folder.error_of(attempt, rank), document)
+        print(document["traceback"], file=sys.stderr, flush=True)
+        if session is not None:
+            session.events.write("error", **{key: document[key] for key in ("message", "line")}, cause=document["kind"])
+        sys.stdout.flush()
+        os._exit(1)  # threads of a broken process group may never end
+    return _close(folder, session, attempt, outcome)
+
+
+def _close(folder: Any, session: Any, attempt: int, outcome: str) -> int:
+    from mlcycle_nb.files import write_atomically
+
+    session.checkpointer.wait()
+    if session.main:
+        session.events.write(outcome, step=session.step, epoch=session.epoch)
+    session.accelerator.wait_for_everyone()
+    session.events.close()
+    if session.main:
+        write_atomically(folder.outcome_of(attempt), json.dumps({"outcome": outcome, "step": session.step}))
+    _leave_group()
+    return 0
+
+
+def _run_cell(session: Any, cell_name: str) -> str:
+    from mlcycle_nb.training import carry, faults, random_state
+    from mlcycle_nb.training.toolbox import Toolbox
+
+    source = session.folder.cell.read_text()
+    faults.remember_source(cell_name, source)
+    random_state.seed_everything(session.spec.seed)
+    namespace = carry.read(session.folder.payload)
+    random_state.seed_everything(session.spec.seed)  # unpickling may draw numbers
+    namespace |= Toolbox(session).names()
+    namespace |= {"__name__": "__main__", "__file__": cell_name}
+    exec(compile(source, cell_name, "exec"), namespace)
+    return "finished"
+
+
+def _form_group(folder: Any, spec: Any, attempt: int, rank: int) -> Any:
+    import torch
+    from accelerate import Accelerator
+
+    from mlcycle_nb.errors import EngineError
+
+    began = time.time()
+    torch.set_num_threads(spec.threads)
+    cuda = spec.device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() >= spec.processes
+    if spec.device == "cuda" and not cuda:
+        raise EngineError(
+            f"{spec.processes} processes need as many GPUs, torch sees {torch.cuda.device_count()}",
+            remedy="use fewer --processes, or --device cpu",
+        )
+    if spec.processes > 1:
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # A file instead of a port for the rendezvous: torch's own store listens on every interface, without a key.
+        torch.distributed.init_process_group(
+            "nccl" if cuda else "gloo",
+            init_method=f"file://{folder.run / f'group-{attempt}'}",
+            rank=rank,
+            world_size=spec.processes,
+        )
+    else:  # Accelerate would make a group of one over TCP
+        for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(variable, None)
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision=spec.mixed_precision,
+        gradient_accumulation_steps=spec.gradient_accumulation,
+    )
+    if accelerator.num_processes != spec.processes:
+        raise EngineError(
+            f"{accelerator.num_processes} processes are in the group instead of {spec.processes}",
+            remedy="look at the job's launcher.log",
+        )
+    if rank == 0:
+        _tell_start(folder, spec, attempt, accelerator, began)
+    return accelerator
+
+
+def _tell_start(folder: Any, spec: Any, attempt: int, accelerator: Any, began: float) -> None:
+    import torch
+
+    from mlcycle_nb.training.events import EventWriter
+
+    writer = EventWriter(folder.events_of(0), rank=0, attempt=attempt)
+    writer.write(
+        "started",
+        world=accelerator.num_processes,
+        device=str(accelerator.device),
+        backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        pid=os.getpid(),
+        seconds=round(time.time() - began, 3),
+    )
+    writer.close()
+
+
+def _leave_group() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _heed_stops(session: Any) -> None:
+    """Have a signal, or the stop request in the job's folder, ask for a checkpoint and a clean end.
+
+    The request is a file because a signal to the process group also ends the data workers, and with them the training.
+    """
+
+    def ask(number: int, frame: Any) -> None:
+        session.stop_asked = True
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, ask)
+
+    def watch() -> None:
+        while not session.folder.stop_request.exists():
+            time.sleep(0.2)
+        session.stop_asked = True
+
+    threading.Thread(target=watch, name="stop-watch", daemon=True).start()
+
+
+def _redirect_output(folder: Path, rank: int) -> None:
+    output = folder / "output" / f"rank-{rank}.log"
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(main())
