@@ -20,6 +20,7 @@ def deep_home(tmp_path):
     home.mkdir(parents=True)
     yield home
     remove_socket_folder(home)
+    remove_socket_folder(home.parent)
 
 
 def test_inside_a_short_home(tmp_path):
