@@ -70,10 +70,11 @@ def read_small_file(path: Path, *, limit: int = SMALL_FILE_BYTES) -> str:
         raise InvalidInput("there is no such file", value=str(path)) from None
     except OSError as failure:
         raise InvalidInput(f"cannot be opened: {failure.strerror}", value=str(path)) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)  # a folder cannot even be made a stream
+        raise InvalidInput("is not a regular file", value=str(path))
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidInput("is not a regular file", value=str(path))
         if status.st_size > limit:
             raise InvalidInput(f"has {status.st_size} bytes, over {limit}", value=str(path))
         content = stream.read(limit + 1)

@@ -61,7 +61,7 @@ def ensure_supervisor(home: Path, settings: Settings) -> ProcessIdentity:
     log = private_folder(home / "logs") / "supervisor.log"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JPY_", "JUPYTER_TOKEN"))}
-    environment |= _as_environment(settings)
+    environment |= settings_environment(settings)
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "mlcycle_nb.supervisor", "--home", str(home)],
@@ -121,7 +121,7 @@ def _reap(pid: int) -> None:
         return  # it was started by another process
 
 
-def _as_environment(settings: Settings) -> dict[str, str]:
+def settings_environment(settings: Settings) -> dict[str, str]:
     """Hand settings given as arguments to the new process: they are in no file that it could read."""
     from dataclasses import fields
 

@@ -1,0 +1,1 @@
+"""Validation: gates that a model version must be shown to pass, and verdicts bound to what they judged."""
