@@ -7,43 +7,43 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from mlcycle_nb.development.records import MetricRow
+
 POINTS_PER_CURVE = 2000
 """About how many steps of a run are handed on; the events keep all of them."""
 
 
-def metric_rows(events: Iterable[dict[str, Any]], total_steps: int | None) -> list[dict[str, Any]]:
-    """Return ``{"key", "value", "step", "time"}`` rows for new events.
+def metric_rows(events: Iterable[dict[str, Any]], total_steps: int | None) -> list[MetricRow]:
+    """Return the metrics in new events.
 
-    Which steps are kept depends on their number alone, so a resumed run and an unbroken one hand on the same. A value
-    that is handed on twice after a crash is the same row with the same time only when its event is; the run keeps both.
+    Which steps are kept depends on their number alone, so a resumed run and an unbroken one hand on the same.
     """
     stride = max(1, math.ceil((total_steps or 0) / POINTS_PER_CURVE))
-    rows: list[dict[str, Any]] = []
+    rows: list[MetricRow] = []
     for event in events:
         moment = datetime.fromtimestamp(event["time"], UTC)
         if event["kind"] == "steps" and event["rank"] == 0:
             for step, loss, _ in event["rows"]:
                 if step % stride == 0:
-                    rows.append({"key": "loss", "value": loss, "step": step, "time": moment})
+                    rows.append(MetricRow(key="loss", value=loss, step=step, time=moment))
         elif event["kind"] in {"epoch", "metrics"}:
             for key, value in event["values"].items():
-                rows.append({"key": key, "value": value, "step": event["step"], "time": moment})
+                rows.append(MetricRow(key=key, value=value, step=event["step"], time=moment))
         elif event["kind"] == "checkpoint":
             blocked = event["blocked_seconds"]
-            rows.append({"key": "checkpoint_blocked_seconds", "value": blocked, "step": event["step"], "time": moment})
+            rows.append(MetricRow(key="checkpoint_blocked_seconds", value=blocked, step=event["step"], time=moment))
     return rows
 
 
-def newer(rows: list[dict[str, Any]], sent: dict[str, int]) -> list[dict[str, Any]]:
+def newer(rows: list[MetricRow], sent: dict[str, int]) -> list[MetricRow]:
     """Return the rows past the highest step sent for their key, and raise those marks.
 
     After a resume the steps since the checkpoint run again and give the same values; they are handed on once.
     """
-    fresh = []
     before = dict(sent)
+    fresh: dict[tuple[str, int], MetricRow] = {}
     for row in rows:
-        if row["step"] > before.get(row["key"], -1):
-            fresh.append(row)
-            sent[row["key"]] = max(row["step"], sent.get(row["key"], -1))
-    unique = {(row["key"], row["step"]): row for row in fresh}
-    return list(unique.values())
+        if row.step > before.get(row.key, -1):
+            fresh[row.key, row.step] = row
+            sent[row.key] = max(row.step, sent.get(row.key, -1))
+    return list(fresh.values())

@@ -1,0 +1,118 @@
+"""Carrying objects: arrays beside the stream, culprits by name, digests that hold across kernels."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.training import carry
+
+
+def roundtrip(folder: Path, **names: object) -> dict[str, object]:
+    stream, buffers = carry.pack(names)
+    carry.write(folder, stream, buffers)
+    return carry.read(folder)
+
+
+class TestRoundTrip:
+    """What arrives is what was sent."""
+
+    def test_large_arrays_and_tensors_leave_the_stream(self, tmp_path: Path) -> None:
+        """They come back equal, writable, and the file is not changed by writing to them."""
+        sent = {"array": np.arange(50_000.0), "tensor": torch.randn(300, 300), "half": torch.randn(99, 99).bfloat16()}
+        stream, buffers = carry.pack(sent)
+        carry.write(tmp_path, stream, buffers)
+
+        first, second = carry.read(tmp_path), carry.read(tmp_path)
+        first["array"][:] = 0
+        first["tensor"].zero_()
+
+        assert len(stream) < 4000
+        assert np.array_equal(second["array"], sent["array"])
+        assert torch.equal(second["tensor"], sent["tensor"])
+        assert torch.equal(second["half"], sent["half"])
+
+    def test_a_model_and_its_optimizer_stay_connected(self, tmp_path: Path) -> None:
+        """The optimizer steps the parameters of the model that it came with; tied weights stay tied."""
+        model = torch.nn.Sequential(torch.nn.Linear(80, 80), torch.nn.Linear(80, 80))
+        model[1].weight = model[0].weight
+        got = roundtrip(tmp_path, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+        assert got["optimizer"].param_groups[0]["params"][0] is got["model"][0].weight
+        assert got["model"][0].weight is got["model"][1].weight
+
+    def test_a_changed_payload_is_refused(self, tmp_path: Path) -> None:
+        """A pickle is opened only when it is the one that was written."""
+        roundtrip(tmp_path, value=1)
+        content = bytearray((tmp_path / carry.STREAM_NAME).read_bytes())
+        content[-3] ^= 1
+        (tmp_path / carry.STREAM_NAME).write_bytes(content)
+
+        with pytest.raises(InvalidInput, match="changed"):
+            carry.read(tmp_path)
+
+
+class TestCulprits:
+    """What cannot be carried is named, down to the part, with the remedy."""
+
+    def test_direct_and_nested(self) -> None:
+        """A lock by its name, a connection by the function that uses it; sound names are not blamed."""
+        connection = sqlite3.connect(":memory:")
+
+        def load() -> object:
+            return connection
+
+        with pytest.raises(InvalidInput) as refused:
+            carry.pack({"lock": threading.Lock(), "load": load, "sound": 1, "rows": (row for row in [])})
+
+        text = str(refused.value)
+        assert "'lock' a _thread.lock" in text
+        assert "'load' uses 'connection', a sqlite3.Connection" in text
+        assert "'rows' a generator" in text
+        assert "sound" not in text
+        assert "open the connection inside the training cell" in text
+        connection.close()
+
+
+PROGRAM = """
+import sys, numpy as np
+from mlcycle_nb.training import carry
+padding = sys.argv[1]
+source = chr(10) * int(sys.argv[2]) + "class Net:\\n    size = 3\\ndef scale(x):\\n    return Net.size * x * BASE\\n"
+space = {"__name__": "__main__", "BASE": float(sys.argv[3])}
+exec(compile(source, f"/tmp/ipykernel_{padding}/1.py", "exec"), space)
+print(carry.digest({"Net": space["Net"], "scale": space["scale"], "data": np.arange(9000.0), "config": {"a": 1}}))
+"""
+
+
+class TestDigest:
+    """The digest says whether code and data are the same, not which kernel they are in."""
+
+    def test_same_across_processes_and_cells(self) -> None:
+        """Another process id, file name and line number change nothing; another value does."""
+
+        def digest(*arguments: str) -> str:
+            run = [sys.executable, "-c", PROGRAM, *arguments]
+            return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+
+        first, again, other = digest("1", "0", "2"), digest("98765", "7", "2"), digest("1", "0", "3")
+
+        assert len(first) == 64
+        assert first == again
+        assert first != other
+
+    def test_data_counts(self) -> None:
+        """One changed value is another digest."""
+        rows = torch.zeros(5000)
+        before = carry.digest({"rows": rows})
+        rows[4321] = 1
+
+        assert carry.digest({"rows": rows}) != before
