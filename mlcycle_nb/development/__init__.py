@@ -1,0 +1,1 @@
+"""Development: experiments, runs with their provenance, model versions and aliases."""

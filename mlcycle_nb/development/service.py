@@ -1,0 +1,285 @@
+"""The development stage: experiments, runs with provenance, model versions and aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.development.active_run import ActiveRun
+from mlcycle_nb.development.compare import RunComparison
+from mlcycle_nb.development.records import MetricRow, ModelExperiment, ModelVersion, Run, ending_status
+from mlcycle_nb.development.registry import Registry
+from mlcycle_nb.development.tracking import Tracking
+from mlcycle_nb.development.values import read_rows
+from mlcycle_nb.errors import InvalidInput, NotFound, Refused
+from mlcycle_nb.references import ModelReference, check_name
+
+if TYPE_CHECKING:
+    from mlcycle_nb.development.history import ModelHistory
+    from mlcycle_nb.development.provenance import Provenance
+    from mlcycle_nb.packages import Package
+
+DEFAULT_EXPERIMENT = "default"
+
+
+class ModelDevelopmentManager:
+    """Experiments, runs and the model registry of one workspace.
+
+    Parameters
+    ----------
+    context : Context
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.current_experiment = DEFAULT_EXPERIMENT
+        self._open: list[ActiveRun] = []
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        """MLflow; nothing of it is imported before it is first used."""
+        return Tracking(self.context.home, self.context.settings.workspace.tracking_uri)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return Registry(self.context, self.tracking)
+
+    # -- experiments -----------------------------------------------------------------------------------------
+
+    def create_experiment(self, name: str) -> ModelExperiment:
+        """Select the experiment `name` for the runs that follow in this kernel, making it when there is none."""
+        experiment, made = self.tracking.experiment(check_name(name, "experiment name"))
+        if made:
+            self._note("experiment.created", f"experiment:{name}", {"location": experiment.artifact_location})
+        self.current_experiment = name
+        return experiment
+
+    def experiments(self) -> list[ModelExperiment]:
+        """Return all experiments, newest first."""
+        return self.tracking.experiments()
+
+    # -- runs ------------------------------------------------------------------------------------------------
+
+    def start_run(
+        self,
+        experiment: str | None = None,
+        *,
+        run_name: str | None = None,
+        cell: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        seeds: Mapping[str, int] | None = None,
+        tags: Mapping[str, str] | None = None,
+        current: bool = True,
+    ) -> ActiveRun:
+        """Start a run and record where it comes from.
+
+        Parameters
+        ----------
+        experiment : str, optional
+            The selected one by default.
+        run_name : str, optional
+            A name for people; MLflow makes one up by default.
+        cell : str, optional
+            Verbatim cell; the one that runs now by default.
+        data : mapping, optional
+            Name -> data the run uses (arrays, tensors, data frames, paths), recorded by digest.
+        seeds : mapping, optional
+            Name -> seed.
+        tags : mapping, optional
+            Further tags of the run.
+        current : bool
+            Whether `log_metrics` and its kin without ``run_id`` go to this run.
+
+        Returns
+        -------
+        ActiveRun
+            Use it as a context manager, or call its ``end()``.
+        """
+        from mlcycle_nb.development import provenance
+
+        name = check_name(experiment or self.current_experiment, "experiment name")
+        origin = provenance.capture(cell=cell, data=data, seeds=seeds)
+        chosen, made = self.tracking.experiment(name)
+        if made:
+            self._note("experiment.created", f"experiment:{name}", {"location": chosen.artifact_location})
+        marks = {**(tags or {}), **origin.tags(), "mlcycle.workspace": self.context.workspace_id}
+        run_id = self.tracking.create_run(chosen, run_name, marks, self.context.clock.now())
+        self.tracking.log_text(run_id, origin.to_json(), provenance.ARTIFACT)
+        self._note("run.started", f"run:{run_id}", {"experiment": name, "provenance": origin.digest})
+        run = ActiveRun(self, run_id, origin)
+        if current:
+            self._open.append(run)
+        return run
+
+    def end_run(self, run_id: str, status: str = "finished") -> Run:
+        """End a run: ``finished``, ``failed`` or ``killed``; one that has ended already stays as it is."""
+        ended = ending_status(status)
+        for run in [r for r in self._open if r.id == run_id]:
+            run.flush()
+            run.ended = True
+            self._open.remove(run)
+        if self.tracking.run(run_id).status == "running":
+            self.tracking.end_run(run_id, ended, self.context.clock.now())
+            self._note("run.ended", f"run:{run_id}", {"status": ended})
+        return self.tracking.run(run_id)
+
+    def run(self, run_id: str) -> Run:
+        """Return a run by its id, or by the first characters of it when they fit only one recent run."""
+        self._flush()
+        if len(run_id) == 32:
+            return self.tracking.run(run_id)
+        fitting = [run for run in self.runs(limit=1000) if run.id.startswith(run_id) or run.name == run_id]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise InvalidInput(f"{len(fitting)} runs are called so", value=run_id, remedy="use the id")
+        known = ", ".join(run.id[:8] for run in self.runs(limit=5)) or "none yet"
+        raise NotFound("there is no run of this id", value=run_id, remedy=f"newest: {known}")
+
+    def runs(self, experiment: str | None = None, *, limit: int = 50) -> list[Run]:
+        """Return runs, newest first; of all experiments by default."""
+        self._flush()
+        known = self.tracking.experiments()
+        if experiment is not None:
+            chosen = [e for e in known if e.name == check_name(experiment, "experiment name")]
+            if not chosen:
+                listed = ", ".join(e.name for e in known)
+                raise NotFound("there is no experiment of this name", value=experiment, remedy=f"known: {listed}")
+            known = chosen
+        return self.tracking.runs(known, limit=limit)
+
+    def compare(self, run_ids: Sequence[str]) -> RunComparison:
+        """Return two or more runs beside each other, with the curves of their metrics."""
+        if len(set(run_ids)) < 2:
+            raise InvalidInput("a comparison needs two different runs", value=list(run_ids))
+        found = tuple(self.run(run_id) for run_id in run_ids)
+        curves = {(run.id, key): self.tracking.metric_history(run.id, key) for run in found for key in run.metrics}
+        return RunComparison(found, curves)
+
+    def provenance(self, run_id: str) -> Provenance:
+        """Return where a run came from, read back from its artifacts and checked against its tags."""
+        from mlcycle_nb.development import provenance
+        from mlcycle_nb.errors import IntegrityError
+
+        run = self.run(run_id)
+        found = provenance.Provenance.from_json(self.tracking.read_text(run.id, provenance.ARTIFACT))
+        if found.digest != run.tags.get("mlcycle.provenance"):
+            raise IntegrityError(f"{provenance.ARTIFACT} of run {run.id[:8]} differs from what was recorded")
+        return found
+
+    # -- logging to the current run, or to one by id ---------------------------------------------------------
+
+    def log_model_config(self, config: Mapping[str, Any], *, run_id: str | None = None) -> None:
+        """Record how the model is built."""
+        self._writer(run_id).log_model_config(config)
+
+    def log_hyperparameters(self, parameters: Mapping[str, Any], *, run_id: str | None = None) -> None:
+        """Record hyperparameters; nested ones as ``outer.inner``."""
+        self._writer(run_id).log_hyperparameters(parameters)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None, *, run_id: str | None = None) -> None:
+        """Record metrics at `step`."""
+        writer = self._writer(run_id)
+        writer.log_metrics(metrics, step)
+        if writer not in self._open:
+            writer.flush()
+
+    def log_metric_batch(self, run_id: str, rows: Iterable[MetricRow | Mapping[str, Any]]) -> None:
+        """Write many values of metrics at once; a row that was written before is not doubled.
+
+        Parameters
+        ----------
+        run_id : str
+        rows : iterable
+            `MetricRow`, or mappings with ``key``, ``value``, ``step`` and ``time`` (aware datetime).
+        """
+        self.tracking.log(run_id, metrics=read_rows(rows, now=self.context.clock.now()))
+
+    def log_artifacts(
+        self,
+        source: str | Path | Mapping[str, Any],
+        artifact_path: str | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> None:
+        """Record a file, a folder, or ``{"name.json": value}``."""
+        self._writer(run_id).log_artifacts(source, artifact_path)
+
+    # -- model versions --------------------------------------------------------------------------------------
+
+    def register_model(
+        self, name: str, package: Package, *, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> ModelVersion:
+        """Register a package as the next version of a model.
+
+        Parameters
+        ----------
+        name : str
+        package : Package
+            Built into the workspace's package store.
+        run_id : str, optional
+            The run it came from. The same run and package give the same version again.
+        tags : mapping, optional
+            Text tags of the version.
+        """
+        return self._registry.register(name, package, run_id=run_id, tags=tags or {})
+
+    def get_version(self, ref: str | ModelReference) -> ModelVersion:
+        """Return the version that ``digits/7``, ``digits@champion``, or the name of a one-version model means."""
+        return self._registry.get(ref if isinstance(ref, ModelReference) else ModelReference.parse(ref))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Return the versions of a model, newest first."""
+        return self._registry.known.versions(name)
+
+    def models(self) -> list[str]:
+        """Return the names of all models, sorted."""
+        return self._registry.known.models()
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return alias -> version of a model."""
+        return self._registry.known.aliases(check_name(name, "model name"))
+
+    def set_alias(self, name: str, alias: str, version: int, *, reason: str = "") -> ModelVersion:
+        """Point an alias such as ``champion`` at a version."""
+        return self._registry.set_alias(name, alias, version, reason=reason)
+
+    def remove_alias(self, name: str, alias: str, *, reason: str = "") -> None:
+        """Remove an alias; one that is not there is removed already."""
+        self._registry.remove_alias(name, alias, reason=reason)
+
+    def tag_version(self, ref: str, key: str, value: str) -> ModelVersion:
+        """Set a tag of a version, here and in MLflow's registry."""
+        version = self.get_version(ref)
+        return self._registry.tag(version.name, version.version, key, value)
+
+    def history(self, name: str, at: datetime | None = None) -> ModelHistory:
+        """Return what was registered and what each alias was at a time; now by default."""
+        from mlcycle_nb.development.history import model_history
+
+        if at is not None and at.tzinfo is None:
+            raise InvalidInput("the time has no time zone", value=at.isoformat(), remedy="write 2026-01-31T12:00+00:00")
+        return model_history(self.context.store, check_name(name, "model name"), at or self.context.clock.now())
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _writer(self, run_id: str | None) -> ActiveRun:
+        from mlcycle_nb.development.provenance import Provenance
+
+        if run_id is not None:
+            return next((run for run in self._open if run.id == run_id), ActiveRun(self, run_id, Provenance()))
+        if not self._open:
+            raise Refused("no run is active", remedy="with workspace.development.start_run(): ...")
+        return self._open[-1]
+
+    def _flush(self) -> None:
+        for run in self._open:
+            run.flush()
+
+    def _note(self, event: str, subject: str, detail: Mapping[str, Any]) -> None:
+        with self.context.store.transaction(actor=self.context.actor) as transaction:
+            transaction.note(event, subject=subject, detail=detail)
