@@ -40,8 +40,10 @@ def interval_chart(results: list[GateResult], unit: str, record: Validation) -> 
         title="outcome",
         scale=alt.Scale(domain=outcomes, range=[MARKS[outcome][1] for outcome in outcomes]),
     )
-    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("gate:N", title=None, sort=None))
-    axis = alt.X("low:Q", title=unit or "score", scale=alt.Scale(zero=False))
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y("gate:N", title=None, sort=None, axis=alt.Axis(labelLimit=320))
+    )
+    axis = alt.X("low:Q", title=unit or "score", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     intervals = base.mark_rule(strokeWidth=3).encode(x=axis, x2="high:Q", color=colour)
     values = base.mark_point(filled=True, size=60).encode(x="value:Q", color=colour)
     ticks = base.mark_tick(color="black", thickness=2, size=18).encode(x="bound:Q")
