@@ -1,0 +1,248 @@
+"""Judges a rollout from what the gateway and the replicas logged: errors, latency, and disagreement with stable.
+
+The tests are sequential: they may be looked at after every request and still roll a healthy canary back with
+probability at most ``alpha`` over the whole rollout, all metrics together. Their state is plain JSON, stored with the
+log positions it stands for, so that the next supervisor goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import cattrs
+
+from mlcycle_nb.deployment.judgement import Judgement, MetricVerdict
+from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout, RolloutPolicy
+from mlcycle_nb.deployment.traffic import charged, failed
+from mlcycle_nb.outcomes import Outcome
+from mlcycle_nb.serving.gateway import AccessRow
+from mlcycle_nb.stats.sequential import BoundedRateTest, ErrorRateTest, Evidence, LatencyTest
+from mlcycle_nb.store.record import format_time, parse_time
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SLOW_SHARE = 0.20
+"""After a blue-green switch at most this share of answers may be slower than nearly all of blue's were."""
+BASELINE_REQUESTS = 20
+PAIR_LAG = timedelta(seconds=2)
+"""Replicas write their predictions at least every half second; after this both sides of a pair are there."""
+VALUE_TOLERANCE = 0.05
+"""Two values agree when they differ by at most this share of the larger one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisState:
+    """Everything the analysis knows; goes to the store and comes back unchanged."""
+
+    position: str | None = None  # in the gateway's access log
+    paired_until: datetime | None = None  # in the prediction log
+    step: str = ""  # which step the requests below belong to
+    step_requests: int = 0
+    errors: ErrorRateTest | None = None
+    latency: LatencyTest | None = None
+    error_bound: BoundedRateTest | None = None
+    slow_bound: BoundedRateTest | None = None
+    slow_over_ms: float | None = None
+    disagreement: BoundedRateTest | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dict(_converter.unstructure(self))
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> AnalysisState:
+        """Read what `to_json` wrote."""
+        return _converter.structure(dict(tree), cls)
+
+
+_converter = cattrs.Converter()
+_converter.register_unstructure_hook(datetime, format_time)
+_converter.register_structure_hook(datetime, lambda text, _: parse_time(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """How stable did before the switch of a blue-green deployment."""
+
+    requests: int = 0
+    errors: int = 0
+    p95_ms: float | None = None
+
+    @classmethod
+    def of(cls, points: Iterable[Mapping[str, Any]], version: int | None) -> Baseline:
+        """Sum up a version's traffic measurements."""
+        own = [point for point in points if point["version"] == version]
+        slow = [float(point["p95_ms"]) for point in own if point.get("p95_ms") is not None]
+        return cls(
+            requests=sum(int(point["requests"]) for point in own),
+            errors=sum(int(point["errors"]) for point in own),
+            p95_ms=sorted(slow)[len(slow) // 2] if slow else None,
+        )
+
+
+def begin(record: Rollout, position: str | None, now: datetime, baseline: Baseline | None = None) -> AnalysisState:
+    """Return the state before the first request of a rollout that starts to take traffic."""
+    policy = record.policy
+    mirrored = policy.mirror > 0 and record.strategy is not DeploymentStrategy.ROLLING
+    alpha = policy.alpha / (3 if mirrored else 2)
+    least = policy.min_requests
+    state = AnalysisState(position=position, paired_until=now)
+    if mirrored:
+        disagreement = BoundedRateTest(bound=policy.max_disagreement, alpha=alpha, minimum_requests=least)
+        state = replace(state, disagreement=disagreement)
+    if record.strategy is not DeploymentStrategy.BLUE_GREEN:
+        return replace(
+            state,
+            errors=ErrorRateTest(alpha=alpha, tolerated_increase=policy.max_error_increase, minimum_requests=least),
+            latency=LatencyTest(
+                alpha=alpha,
+                tolerated_slowdown=policy.max_slowdown,
+                unacceptable_slowdown=policy.max_slowdown + 0.15,
+                minimum_requests=least,
+            ),
+        )
+    known = baseline if baseline is not None and baseline.requests >= BASELINE_REQUESTS else Baseline()
+    rate = known.errors / known.requests if known.requests else 0.0
+    bound = min(rate + policy.max_error_increase, 0.9)
+    state = replace(
+        state,
+        error_bound=BoundedRateTest(bound=bound, alpha=alpha, minimum_requests=least, what="error rate"),
+    )
+    if known.p95_ms is None:
+        return state
+    return replace(
+        state,
+        slow_over_ms=known.p95_ms * (1 + policy.max_slowdown) + policy.latency_slack_ms,
+        slow_bound=BoundedRateTest(bound=SLOW_SHARE, alpha=alpha, minimum_requests=least, what="slow answers"),
+    )
+
+
+def add_requests(state: AnalysisState, record: Rollout, rows: Sequence[AccessRow], position: str) -> AnalysisState:
+    """Return the state after more rows of the access log."""
+    split = [row for row in rows if charged(row) and row.model == record.model and row.route == "default"]
+    canary = [row for row in split if row.version == record.target]
+    stable = [row for row in split if row.version == record.base]
+    step = "" if record.in_force_since is None else f"{record.step}@{format_time(record.in_force_since)}"
+    before = state.step_requests if step == state.step else 0
+    state = replace(state, position=position, step=step, step_requests=before + (len(canary) if step else 0))
+    if not canary and not stable:
+        return state
+    slow = [row.duration_ms for row in canary if _timed(row) and row.duration_ms is not None]
+    if state.errors is not None:
+        errors = state.errors.updated(
+            canary_requests=len(canary),
+            canary_errors=sum(failed(row) for row in canary),
+            baseline_requests=len(stable),
+            baseline_errors=sum(failed(row) for row in stable),
+        )
+        state = replace(state, errors=errors)
+    if state.latency is not None:
+        # The first milliseconds are for free: on an answer of one, a share of it says nothing to anybody.
+        slack = record.policy.latency_slack_ms
+        latency = state.latency.updated(
+            canary_ms=[round(max(value - slack, 0.0), 3) for value in slow],
+            baseline_ms=[round(row.duration_ms, 3) for row in stable if _timed(row) and row.duration_ms is not None],
+        )
+        state = replace(state, latency=latency)
+    if state.error_bound is not None:
+        bound = state.error_bound.updated(requests=len(canary), events=sum(failed(row) for row in canary))
+        state = replace(state, error_bound=bound)
+    if state.slow_bound is not None and state.slow_over_ms is not None:
+        over = sum(value > state.slow_over_ms for value in slow)
+        state = replace(state, slow_bound=state.slow_bound.updated(requests=len(slow), events=over))
+    return state
+
+
+def _timed(row: AccessRow) -> bool:
+    return row.from_replica and not row.fell_back and row.status < 400
+
+
+def add_pairs(state: AnalysisState, record: Rollout, predictions: pa.Table, until: datetime) -> AnalysisState:
+    """Return the state after the predictions up to `until`, those of both versions joined by prediction id."""
+    state = replace(state, paired_until=until)
+    if state.disagreement is None or predictions.num_rows == 0 or record.base is None:
+        return state
+    pairs, events = disagreements(predictions, stable=record.base, canary=record.target)
+    return replace(state, disagreement=state.disagreement.updated(requests=pairs, events=events))
+
+
+def disagreements(predictions: pa.Table, *, stable: int, canary: int) -> tuple[int, int]:
+    """Return how many rows both versions answered, and on how many of these they differ.
+
+    A request that was served and copied to the same version counts once.
+    """
+    import numpy as np
+
+    column = "label" if "label" in predictions.column_names else "value"
+    versions = predictions["version"].to_numpy()
+    keys = list(zip(predictions["prediction_id"].to_pylist(), predictions["row"].to_pylist(), strict=True))
+    answers = predictions[column].to_pylist()
+    sides: dict[int, dict[tuple[str, int], Any]] = {stable: {}, canary: {}}
+    for position in np.flatnonzero(np.isin(versions, [stable, canary])):
+        sides[int(versions[position])].setdefault(keys[position], answers[position])
+    both = sides[stable].keys() & sides[canary].keys()
+    return len(both), sum(_differ(sides[stable][key], sides[canary][key]) for key in both)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if isinstance(one, float) or isinstance(other, float):
+        scale = max(abs(one), abs(other))
+        return not abs(one - other) <= VALUE_TOLERANCE * scale  # written so that NaN differs from everything
+    return bool(one != other)
+
+
+def judge(state: AnalysisState, policy: RolloutPolicy) -> Judgement:
+    """Return the verdicts of all metrics on what has been seen."""
+    least = policy.min_requests
+    metrics = []
+    if state.errors is not None:
+        found = state.errors.evidence()
+        metrics.append(_verdict("error rate", found, least, _over(found.high, policy.max_error_increase)))
+    if state.latency is not None:
+        found = state.latency.evidence()
+        metrics.append(_verdict("latency", found, least, _over(max(found.high - 0.5, 0.0), 0.25)))
+    for name, test in (("error rate", state.error_bound), ("latency", state.slow_bound)):
+        if test is not None:
+            found = test.evidence()
+            metrics.append(_verdict(name, found, least, _over(found.high, test.bound)))
+    if state.disagreement is not None:
+        found = state.disagreement.evidence()
+        metrics.append(_verdict("disagreement", found, least, _over(found.high, state.disagreement.bound)))
+    return Judgement(metrics=tuple(metrics), step_requests=state.step_requests)
+
+
+def _verdict(name: str, found: Evidence, least: int, worst: float | None) -> MetricVerdict:
+    return MetricVerdict(
+        name=name,
+        outcome=Outcome(found.verdict),
+        reason=found.reason if found.reason.startswith(name) else f"{name}: {found.reason}",
+        requests=found.requests,
+        enough=found.requests >= least,
+        estimate=_finite(found.estimate),
+        low=_finite(found.low),
+        high=_finite(found.high),
+        worst=worst,
+    )
+
+
+def _over(value: float, tolerated: float) -> float | None:
+    return value / tolerated if math.isfinite(value) else None
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+@dataclass(slots=True)
+class AnalysisMemory:
+    """The state of one rollout in this process, and when its sources were read last."""
+
+    state: AnalysisState
+    judgement: Judgement = field(default_factory=Judgement)
+    read_at: float = 0.0
+    paired_at: float = 0.0

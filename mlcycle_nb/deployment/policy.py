@@ -1,0 +1,127 @@
+"""Reads what a person asks of a rollout, and refuses what cannot be meant."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from mlcycle_nb.deployment.records import WHOLE, DeploymentStrategy, RolloutPolicy
+from mlcycle_nb.errors import InvalidInput, did_you_mean
+from mlcycle_nb.references import parse_duration
+
+DEFAULT_STEPS = "5,25,50,100"
+_PERCENT = re.compile(r"\d{1,3}(?:\.\d{1,2})?")
+_CHOICES = tuple(s for s in DeploymentStrategy if s is not DeploymentStrategy.ROLLBACK)
+
+
+def parse_strategy(text: str | DeploymentStrategy) -> DeploymentStrategy:
+    """Return the strategy of a name; ``blue_green`` and ``blue-green`` are the same."""
+    known = [str(choice) for choice in _CHOICES]
+    word = str(text).replace("_", "-").lower()
+    if word not in known:
+        remedy = f"{did_you_mean(word, known)}known: {', '.join(known)}"
+        raise InvalidInput(f"unknown strategy {word!r}", value=str(text), remedy=remedy)
+    return DeploymentStrategy(word)
+
+
+def parse_percent(text: str | float | int, *, what: str, low: float = 0.0) -> int:
+    """Return a percentage as a weight out of 10,000: ``12.5`` is 1,250."""
+    shown = text if isinstance(text, str) else repr(text)
+    stripped = shown.strip().removesuffix("%").removesuffix(".0")
+    if isinstance(text, bool) or not _PERCENT.fullmatch(stripped) or not low <= float(stripped) <= 100:
+        raise InvalidInput(
+            f"{what} must be a percentage from {low:g} to 100 with at most two decimals",
+            value=text,
+            remedy=f"weights are integers out of {WHOLE:,}",
+        )
+    return round(float(stripped) * 100)
+
+
+def parse_steps(text: str | Sequence[float]) -> tuple[int, ...]:
+    """Read canary weights in percent, such as ``5,25,50,100``, as integers out of 10,000.
+
+    Raises
+    ------
+    InvalidInput
+        Unless they strictly increase in (0, 100] and end at 100.
+    """
+    parts: list[str | float] = [part.strip() for part in text.split(",")] if isinstance(text, str) else list(text)
+    shown = text if isinstance(text, str) else ",".join(str(part) for part in parts)
+    steps: list[int] = []
+    for part in parts:
+        number = _number(part)
+        if number is None or not 0 < number <= 100 or (steps and round(number * 100) <= steps[-1]):
+            raise InvalidInput("steps must strictly increase in (0,100]", value=shown, where="--steps")
+        steps.append(parse_percent(part, what="a step"))
+    if not steps or steps[-1] != WHOLE:
+        raise InvalidInput("steps must end at 100", value=shown, where="--steps", remedy=f"such as {DEFAULT_STEPS}")
+    return tuple(steps)
+
+
+def _number(part: str | float) -> float | None:
+    try:
+        number = float(str(part).removesuffix("%"))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def parse_share(value: str | float, *, what: str) -> float:
+    """Return a share strictly between 0 and 1; ``10%`` is 0.1."""
+    number = _number(value)
+    if number is not None and isinstance(value, str) and value.strip().endswith("%"):
+        number /= 100
+    if number is None or isinstance(value, bool) or not 0 < number < 1:
+        raise InvalidInput(f"{what} must be between 0 and 1", value=value, remedy="such as 0.1, or 10%")
+    return number
+
+
+def whole_number(value: object, *, what: str, low: int, high: int, zero: str = "") -> int:
+    """Return a whole number within bounds; `zero` says why 0 makes no sense."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        problem = f"{what} must be a whole number from {low} to {high}"
+        raise InvalidInput(f"{problem}; 0 {zero}" if zero and value == 0 else problem, value=value)
+    return value
+
+
+def make_policy(
+    strategy: DeploymentStrategy,
+    *,
+    steps: str | Sequence[float] | None = None,
+    interval: str | None = None,
+    min_requests: int | None = None,
+    deadline: str | None = None,
+    mirror: str | float | None = None,
+    max_disagreement: str | float | None = None,
+    max_error_increase: str | float | None = None,
+    max_slowdown: str | float | None = None,
+    warm: str | None = None,
+) -> RolloutPolicy:
+    """Return the policy of a rollout from what was asked for, with the strategy's own defaults for the rest."""
+    canary = strategy is DeploymentStrategy.CANARY
+    if steps is not None and not canary:
+        raise InvalidInput(f"--steps belong to a canary, not to {strategy}", where="--steps")
+    default = RolloutPolicy()
+    quick = strategy in (DeploymentStrategy.ROLLING, DeploymentStrategy.ALL_AT_ONCE)
+    length = parse_duration(interval or ("1s" if quick else "60s"), what="--interval")
+    held = parse_duration(deadline or "1h", what="--deadline")
+    if held <= length:
+        raise InvalidInput("--deadline must be longer than --interval", value=deadline)
+    wanted = (100 if canary else 20) if min_requests is None else min_requests
+    return RolloutPolicy(
+        steps=parse_steps(steps or DEFAULT_STEPS) if canary else (WHOLE,),
+        interval_seconds=length.total_seconds(),
+        min_requests=whole_number(wanted, what="--min-requests", low=1, high=10_000_000, zero="would judge on no data"),
+        deadline_seconds=held.total_seconds(),
+        mirror=parse_percent("20" if mirror is None else mirror, what="--mirror"),
+        max_disagreement=parse_share(
+            default.max_disagreement if max_disagreement is None else max_disagreement, what="--max-disagreement"
+        ),
+        max_error_increase=parse_share(
+            default.max_error_increase if max_error_increase is None else max_error_increase,
+            what="--max-error-increase",
+        ),
+        max_slowdown=parse_share(default.max_slowdown if max_slowdown is None else max_slowdown, what="--max-slowdown"),
+        warm_seconds=parse_duration(warm or "5m", what="--warm").total_seconds(),
+    )

@@ -1,0 +1,282 @@
+"""Drives rollouts: reads the world, asks the state machine, and stores each step with its audit event."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.judgement import Judgement
+from mlcycle_nb.deployment.records import (
+    DeploymentStrategy,
+    Gateway,
+    Revision,
+    Rollout,
+    Service,
+    revision_id,
+)
+from mlcycle_nb.deployment.revisions import let_go, size_revision
+from mlcycle_nb.deployment.rollout import (
+    Abort,
+    Action,
+    Complete,
+    Finish,
+    RolloutObservation,
+    Route,
+    Seen,
+    SetAlias,
+    Settle,
+    Size,
+    Take,
+    is_settled,
+    next_action,
+)
+from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.serving.gateway import AccessLogReader
+from mlcycle_nb.store import Record, Transaction
+from mlcycle_nb.supervisor.crash import crash_point
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlcycle_nb.deployment.analysis import AnalysisMemory, Baseline
+
+READ_SECONDS = 0.5
+PAIR_SECONDS = 1.0
+BASELINE = timedelta(minutes=10)
+CHAMPION = "champion"
+
+
+class RolloutController:
+    """Moves the traffic of services from one version to another."""
+
+    record_type: type[Record] = Rollout
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._analyses: dict[str, AnalysisMemory] = {}
+
+    def next_action(self, record: Rollout, observation: RolloutObservation, now: datetime) -> Action | None:
+        """See `rollout.next_action`."""
+        return next_action(record, observation, now)
+
+    # -- observing -------------------------------------------------------------------------------------------
+
+    def observe(self, record: Rollout) -> RolloutObservation:
+        """Read the service, its revisions, the gateway, and what they logged."""
+        store = self._context.store
+        service = store.get(Service, record.service_id)
+        gateway = store.observed(Gateway, record.environment)
+        reachable = gateway.get("reachable", {}) if gateway.get("alive") else {}
+        predecessor = store.maybe(Rollout, record.after) if record.after else None
+        return RolloutObservation(
+            service=service,
+            target=self._seen(record, record.target, reachable),
+            base=self._seen(record, record.base, reachable),
+            settled=is_settled(service, gateway),
+            judgement=self._judgement(record),
+            predecessor_ended=predecessor is None or predecessor.ended,
+        )
+
+    def _seen(self, record: Rollout, version: int | None, reachable: dict[str, int]) -> Seen:
+        if version is None:
+            return Seen()
+        id = revision_id(record.environment, record.model, version)
+        revision = self._context.store.maybe(Revision, id)
+        if revision is None:
+            return Seen()
+        seen = self._context.store.observed(Revision, id)
+        if seen.get("attempt") != revision.attempt:
+            seen = {}
+        return Seen(
+            revision=revision,
+            ready=int(seen.get("ready", 0)),
+            reachable=int(reachable.get(f"{record.model}/{version}", 0)),
+            problem=str(seen.get("problem", "")),
+        )
+
+    def _judgement(self, record: Rollout) -> Judgement:
+        if record.phase not in ("progressing", "paused") or record.base is None:
+            self._analyses.pop(record.id, None)
+            return Judgement()
+        from mlcycle_nb.deployment import analysis
+
+        store, now = self._context.store, time.monotonic()
+        log = AccessLogReader(self._context.folder("gateway", record.environment))
+        memory = self._analyses.get(record.id)
+        if memory is None:
+            stored = store.observed(Rollout, record.id).get("analysis")
+            if stored is None:
+                state = analysis.begin(record, _end(log), datetime.now(UTC), self._baseline(record))
+            else:
+                state = analysis.AnalysisState.from_json(stored)
+            memory = self._analyses[record.id] = analysis.AnalysisMemory(state, analysis.judge(state, record.policy))
+        state = memory.state
+        if now - memory.read_at >= READ_SECONDS:
+            memory.read_at = now
+            batch = log.read(state.position)
+            state = analysis.add_requests(state, record, batch.rows, batch.position)
+        if state.disagreement is not None and now - memory.paired_at >= PAIR_SECONDS:
+            memory.paired_at = now
+            until = datetime.now(UTC) - analysis.PAIR_LAG
+            if state.paired_until is None or until > state.paired_until:
+                table = self._predictions(record, state.paired_until, until)
+                state = analysis.add_pairs(state, record, table, until)
+        if state != memory.state:
+            judgement = analysis.judge(state, record.policy)
+            # State, position and verdicts in one write: a crash can neither lose nor double a request.
+            store.observe(Rollout, record.id, analysis=state.to_json(), judgement=judgement)
+            memory.state, memory.judgement = state, judgement
+            crash_point("rollout.after_analysis")
+        return memory.judgement
+
+    def _predictions(self, record: Rollout, since: datetime | None, until: datetime) -> pa.Table:
+        from mlcycle_nb.serving.prediction_log import read_predictions
+
+        return read_predictions(
+            self._context.folder("predictions"),
+            record.environment,
+            record.model,
+            since=since,
+            until=until,
+            mirrored=None,
+        )
+
+    def _baseline(self, record: Rollout) -> Baseline | None:
+        from mlcycle_nb.deployment.analysis import Baseline
+
+        if record.strategy is not DeploymentStrategy.BLUE_GREEN:
+            return None
+        since = self._context.clock.now() - BASELINE
+        points = self._context.store.measurements(f"service:{record.service_id}", kind="traffic", since=since)
+        return Baseline.of(points, record.base)
+
+    # -- acting ----------------------------------------------------------------------------------------------
+
+    def act(self, action: Action, record: Rollout, observation: RolloutObservation) -> None:
+        """Store what the action means: the rollout, the service and their audit events in one transaction."""
+        if isinstance(action, SetAlias):
+            self._set_alias(record)
+            return
+        crash_point(f"rollout.before_{type(action).__name__.lower()}")
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            if isinstance(action, Size):
+                self._size(transaction, action, record)
+            elif isinstance(action, Route):
+                self._route(transaction, action, record)
+            elif isinstance(action, Complete):
+                self._complete(transaction, record)
+            elif isinstance(action, Finish):
+                self._finish(transaction, record)
+            else:
+                self._step(transaction, action, record)
+        crash_point(f"rollout.after_{type(action).__name__.lower()}")
+
+    def _step(self, transaction: Transaction, action: Take | Settle | Abort, record: Rollout) -> None:
+        now = self._context.clock.now()
+        if isinstance(action, Take):
+            service = transaction.get(Service, record.service_id)
+            base = service.stable
+            changes = {"base": base, "base_replicas": _size_of(transaction, record, base)}
+            moved = record.moved(now, "preparing", "begins", **changes)
+        elif isinstance(action, Settle):
+            moved = replace(record.told(now, "the weights are in force"), in_force_since=now)
+        else:
+            text = f"goes back: {action.reason}"
+            moved = record.moved(now, "aborting", text, reason=action.reason, ends_as=action.ends_as)
+        reason = action.reason if isinstance(action, Abort) else ""
+        event = {Take: "rollout.begun", Settle: "rollout.in_force", Abort: "rollout.aborting"}[type(action)]
+        transaction.update(moved, event=event, detail={"step": moved.step}, reason=reason)
+
+    def _size(self, transaction: Transaction, action: Size, record: Rollout) -> None:
+        target = action.version == record.target
+        size_revision(
+            transaction,
+            self._context.clock.now(),
+            environment=record.environment,
+            model=record.model,
+            version=action.version,
+            replicas=action.replicas,
+            digest=record.digest if target else _digest_of(transaction, record, action.version),
+        )
+
+    def _route(self, transaction: Transaction, action: Route, record: Rollout) -> None:
+        now = self._context.clock.now()
+        service = transaction.get(Service, record.service_id)
+        detail = {"split": action.split, "mirror": action.mirror, "rollout": record.id}
+        routed = service.routed(split=action.split, mirror=action.mirror)
+        if action.split and service.phase != "serving":
+            routed = replace(routed, phase="serving")
+        transaction.update(routed, event="service.routed", detail=detail)
+        moved = record.moved(now, action.phase, action.text, step=action.step, in_force_since=None)
+        transaction.update(moved, event=f"rollout.{action.phase}", detail=detail)
+
+    def _complete(self, transaction: Transaction, record: Rollout) -> None:
+        now = self._context.clock.now()
+        service = transaction.get(Service, record.service_id)
+        stables = (*(version for version in service.stables if version != record.target), record.target)
+        transaction.update(
+            replace(service, stable=record.target, stables=stables),
+            event="service.promoted",
+            detail={"stable": record.target, "before": service.stable, "rollout": record.id},
+        )
+        if service.stable is not None and service.stable != record.target:
+            self._let_go(transaction, record, service.stable, record.policy.warm_seconds)
+        due = record.environment == "production"
+        moved = record.moved(now, "completed", f"{record.reference} is stable", alias_due=due)
+        transaction.update(moved, event="rollout.completed", detail={"stable": record.target})
+
+    def _finish(self, transaction: Transaction, record: Rollout) -> None:
+        now = self._context.clock.now()
+        self._let_go(transaction, record, record.target, 0.0)
+        ends_as = record.ends_as or "aborted"
+        text = "nothing was left behind" if record.base is None else f"{record.model}/{record.base} serves as before"
+        transaction.update(
+            record.moved(now, ends_as, text), event=f"rollout.{ends_as}", detail={}, reason=record.reason
+        )
+
+    def _let_go(self, transaction: Transaction, record: Rollout, version: int, warm_seconds: float) -> None:
+        let_go(
+            transaction,
+            self._context.clock.now(),
+            environment=record.environment,
+            model=record.model,
+            version=version,
+            warm_seconds=warm_seconds,
+        )
+
+    def _set_alias(self, record: Rollout) -> None:
+        from mlcycle_nb.development.service import ModelDevelopmentManager
+
+        now = self._context.clock.now()
+        try:
+            ModelDevelopmentManager(self._context).set_alias(record.model, CHAMPION, record.target)
+            text = f"alias {CHAMPION} names {record.reference}"
+        except MLCycleError as failure:
+            # Traffic has moved; a registry that cannot be reached must not keep the rollout open.
+            text = f"alias {CHAMPION} was not set: {failure.problem}"
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            transaction.update(replace(record.told(now, text), alias_due=False), event="rollout.alias_set")
+
+
+def _size_of(transaction: Transaction, record: Rollout, version: int | None) -> int:
+    if version is None:
+        return 0
+    found = transaction.maybe(Revision, revision_id(record.environment, record.model, version))
+    return 1 if found is None else found.replicas
+
+
+def _digest_of(transaction: Transaction, record: Rollout, version: int) -> str:
+    return transaction.get(Revision, revision_id(record.environment, record.model, version)).digest
+
+
+def _end(log: AccessLogReader) -> str | None:
+    """Return the position after the newest row, so that what was before the rollout does not count."""
+    position: str | None = None
+    while True:
+        batch = log.read(position)
+        if batch.position == position:
+            return position
+        position = batch.position

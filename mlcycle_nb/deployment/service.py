@@ -1,0 +1,634 @@
+"""The deployment service: validates what is asked, writes what should be, reads back what is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.deployment import consumers, routes
+from mlcycle_nb.deployment.consumers import ConsumerState, NewConsumer
+from mlcycle_nb.deployment.policy import make_policy, parse_strategy, whole_number
+from mlcycle_nb.deployment.records import (
+    WHOLE,
+    DeploymentStrategy,
+    Gateway,
+    PinnedRoute,
+    Revision,
+    Rollout,
+    RolloutPolicy,
+    Service,
+    revision_id,
+    service_id,
+    share,
+)
+from mlcycle_nb.deployment.status import DeploymentStatus, RevisionStatus
+from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused, did_you_mean
+from mlcycle_nb.notebook.handle import Handle
+from mlcycle_nb.references import ModelReference, check_name
+from mlcycle_nb.store import Transaction
+
+if TYPE_CHECKING:
+    from mlcycle_nb.deployment.panel import RolloutPanel
+    from mlcycle_nb.deployment.traffic import Caller
+    from mlcycle_nb.serving.client import ServingClient
+
+_DEFAULT = {"dev": DeploymentStrategy.ALL_AT_ONCE, "production": DeploymentStrategy.CANARY}
+_TRIES = 8
+RECENT = timedelta(minutes=1)
+
+
+class RegisteredVersion(Protocol):
+    """A model version, as the registry knows it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def package_digest(self) -> str: ...
+
+
+class Registry(Protocol):
+    """What deployment asks of the registry."""
+
+    def get_version(self, reference: str) -> RegisteredVersion:
+        """Return the version that a reference names."""
+        ...
+
+
+class Gatekeeper(Protocol):
+    """What deployment asks of validation."""
+
+    def is_valid_for(self, reference: str, environment: str) -> tuple[bool, str]:
+        """Return whether a version may go to an environment, and why not."""
+        ...
+
+
+class ModelDeploymentManager:
+    """Deploys model versions: each verb writes desired state and its audit event, and returns at once.
+
+    Parameters
+    ----------
+    context : Context
+        The workspace.
+    development : Registry
+        Resolves model references.
+    validation : Gatekeeper
+        Says whether a version may go to an environment.
+    """
+
+    def __init__(self, context: Context, development: Registry, validation: Gatekeeper) -> None:
+        self.context = context
+        self._development = development
+        self._validation = validation
+
+    # -- rollouts --------------------------------------------------------------------------------------------
+
+    def deploy_model(
+        self,
+        reference: str,
+        environment: str = "dev",
+        strategy: DeploymentStrategy | str | None = None,
+        *,
+        replicas: int | None = None,
+        steps: str | Sequence[float] | None = None,
+        interval: str | None = None,
+        min_requests: int | None = None,
+        mirror: str | float | None = None,
+        deadline: str | None = None,
+        max_disagreement: str | float | None = None,
+        max_error_increase: str | float | None = None,
+        max_slowdown: str | float | None = None,
+        warm: str | None = None,
+        force: bool = False,
+        reason: str = "",
+        supersede: bool = False,
+    ) -> Handle[Rollout]:
+        """Deploy a model version behind the gateway of an environment.
+
+        The first version of a service gets all requests once its replicas are ready, whatever the strategy.
+
+        Parameters
+        ----------
+        reference : str
+            ``digits/7`` or ``digits@challenger``.
+        environment : str
+            ``dev``, ``staging`` or ``production``.
+        strategy : DeploymentStrategy or str, optional
+            ``canary`` in production, ``all-at-once`` in dev and ``rolling`` elsewhere by default.
+        replicas : int, optional
+            Replicas of the new version.
+        steps, interval, min_requests, deadline
+            Canary weights in percent; how long, and for how many requests of the new version, each is held at least;
+            and for how long at most, while nothing is decided.
+        mirror, max_disagreement, max_error_increase, max_slowdown
+            Percentage of requests that both versions answer; and what the analysis tolerates.
+        warm : str
+            How long the old version's replicas are kept after the switch.
+        force, reason : bool, str
+            Deploy although the gates of the environment do not allow it; the reason is recorded.
+        supersede : bool
+            Have a running rollout go back first, then begin.
+
+        Raises
+        ------
+        InvalidInput
+            When an option makes no sense.
+        NotFound
+            When there is no such version, or its package is gone.
+        Refused
+            When the gates do not allow it, or the version is stable already.
+        Conflict
+            When another rollout of the service runs; names its holder.
+        """
+        environment = self._check_environment(environment)
+        version = self._resolve(reference)
+        chosen = parse_strategy(strategy or _DEFAULT.get(environment, DeploymentStrategy.ROLLING))
+        wanted = whole_number(
+            self.context.settings.serving.replicas if replicas is None else replicas,
+            what="--replicas",
+            low=1,
+            high=64,
+        )
+        policy = make_policy(
+            chosen,
+            steps=steps,
+            interval=interval,
+            min_requests=min_requests,
+            mirror=mirror,
+            deadline=deadline,
+            max_disagreement=max_disagreement,
+            max_error_increase=max_error_increase,
+            max_slowdown=max_slowdown,
+            warm=warm,
+        )
+        if chosen is DeploymentStrategy.ROLLING:
+            policy = replace(policy, steps=tuple(WHOLE * done // wanted for done in range(1, wanted + 1)))
+        self._check_package(version.package_digest, f"{version.name}/{version.version}")
+        overridden = self._pass_gates(version, environment, force=force, reason=reason)
+        rollout = self._begin(
+            environment, version.name, version.version, version.package_digest, chosen, wanted, policy,
+            supersede=supersede, reason=reason, overridden=overridden,
+        )  # fmt: skip
+        self._bring_up(environment)
+        return self.rollout(rollout.id)
+
+    def rollback_deployment(
+        self, model: str, environment: str = "production", *, to: int | None = None, reason: str = ""
+    ) -> Handle[Rollout]:
+        """Bring an earlier stable version back; a running rollout is aborted, which brings its stable back.
+
+        Parameters
+        ----------
+        to : int, optional
+            An earlier stable version; the one before the present by default.
+
+        Raises
+        ------
+        Refused
+            When there is nothing to roll back to, or the target's package is gone; traffic has not moved then.
+        """
+        environment = self._check_environment(environment)
+        service = self._service(model, environment)
+        running = self._running(service.id)
+        if running is not None and to is None and running.strategy is not DeploymentStrategy.ROLLBACK:
+            return self.abort(running.id, reason=reason or "rolled back by hand")
+        target = service.rollback_target if to is None else to
+        if target is None:
+            raise Refused(
+                f"nothing to roll back to; {model}/{service.stable} is the first deployment in {environment}",
+                remedy="deploy another version",
+            )
+        if target == service.stable and running is None:
+            raise Refused(f"{model}/{target} is stable in {environment} already")
+        if target not in service.stables:
+            known = ", ".join(f"{model}/{version}" for version in service.stables) or "none"
+            raise Refused(
+                "a rollback goes to a version that was stable here", value=f"{model}/{target}", remedy=f"known: {known}"
+            )
+        revision = self.context.store.get(Revision, revision_id(environment, model, target))
+        try:
+            self._check_package(revision.digest, f"{model}/{target}")
+        except NotFound as gone:
+            raise Refused(
+                f"the package of {model}/{target} is gone, so nothing was moved",
+                value=revision.digest,
+                remedy="restore it from its archive, or roll back to another version with --to",
+            ) from gone
+        warm = make_policy(DeploymentStrategy.ALL_AT_ONCE)
+        rollout = self._begin(
+            environment, model, target, revision.digest, DeploymentStrategy.ROLLBACK,
+            max(revision.replicas, 1), replace(warm, mirror=0), supersede=running is not None, reason=reason,
+        )  # fmt: skip
+        self._bring_up(environment)
+        return self.rollout(rollout.id)
+
+    def promote(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
+        """Send all requests to the new version now, without waiting for the remaining steps."""
+
+        def change(record: Rollout) -> Rollout:
+            if record.phase == "promoting":
+                return record
+            if record.phase not in ("progressing", "paused") or record.resume_to == "preparing":
+                raise Refused(
+                    f"rollout {record.id} is {record.phase}; its replicas are not ready yet",
+                    remedy="wait until it progresses",
+                )
+            return record.moved(self._now(), "promoting", "promoted by hand", reason=reason, resume_to="")
+
+        return self._change(self._find(rollout, environment), change, "rollout.promoted_by_hand", reason)
+
+    def abort(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
+        """Bring all requests back to the stable version."""
+        why = reason or "aborted by hand"
+
+        def change(record: Rollout) -> Rollout:
+            if record.phase == "aborting":
+                return record
+            if record.phase == "queued":
+                return record.moved(self._now(), "aborted", why, reason=why)
+            return record.moved(self._now(), "aborting", why, reason=why, ends_as="aborted", resume_to="")
+
+        return self._change(self._find(rollout, environment), change, "rollout.aborting", why)
+
+    def pause(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
+        """Keep the present weights until `resume`; a canary that fails meanwhile still goes back."""
+
+        def change(record: Rollout) -> Rollout:
+            if record.phase == "paused":
+                return record
+            if record.phase not in ("preparing", "progressing"):
+                raise Refused(f"rollout {record.id} is {record.phase}: too late to pause", remedy="abort it instead")
+            return record.moved(self._now(), "paused", "paused", resume_to=record.phase)
+
+        return self._change(self._find(rollout, environment), change, "rollout.paused", reason)
+
+    def resume(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
+        """Go on with a paused rollout; its present step begins anew."""
+
+        def change(record: Rollout) -> Rollout:
+            if record.phase != "paused":
+                raise Refused(f"rollout {record.id} is {record.phase}, not paused")
+            return record.moved(self._now(), record.resume_to, "resumed", resume_to="", in_force_since=None)
+
+        return self._change(self._find(rollout, environment), change, "rollout.resumed", reason)
+
+    def rollout(self, id: str) -> Handle[Rollout]:
+        """Return the handle of a rollout, in any kernel."""
+        self.context.store.get(Rollout, id)
+
+        def panel() -> RolloutPanel:
+            from mlcycle_nb.deployment.panel import RolloutPanel
+
+            return RolloutPanel(self, id)
+
+        return Handle(id, lambda: self.context.store.get(Rollout, id), lambda record: not record.active, panel)
+
+    def rollouts(self, model: str | None = None, environment: str = "production") -> list[Rollout]:
+        """Return rollouts, newest first."""
+        name = None if model is None else service_id(environment, model)
+        return self.context.store.find(Rollout, name=name)
+
+    # -- what is ---------------------------------------------------------------------------------------------
+
+    def services(self) -> list[Service]:
+        """Return all services."""
+        return self.context.store.find(Service, newest_first=False)
+
+    def status(self, model: str, environment: str = "production") -> DeploymentStatus:
+        """Return what is planned and what is in force for one model."""
+        store, service = self.context.store, self._service(model, environment)
+        gateway = store.observed(Gateway, environment)
+        weights = gateway.get("weights", {}).get(model) if gateway.get("alive") else None
+        points = store.measurements(f"service:{service.id}", kind="traffic", since=self._now() - RECENT)
+        found = []
+        revisions = [r for r in store.find(Revision, name=model, newest_first=False) if r.environment == environment]
+        for revision in sorted(revisions, key=lambda r: r.model_version):
+            seen = store.observed(Revision, revision.id) if revision.active else {}
+            own = [point for point in points if point["version"] == revision.model_version]
+            slow = [point["p95_ms"] for point in own if point["p95_ms"] is not None]
+            found.append(
+                RevisionStatus(
+                    version=revision.model_version,
+                    phase=revision.phase,
+                    ready=int(seen.get("ready", 0)),
+                    replicas=revision.replicas if revision.active else 0,
+                    restarts=int(seen.get("restarts", 0)),
+                    planned=share(service.split, revision.model_version) / 100,
+                    in_force=None if weights is None else int(weights.get(str(revision.model_version), 0)) / 100,
+                    requests=sum(int(point["requests"]) for point in own),
+                    errors=sum(int(point["errors"]) for point in own),
+                    p95_ms=max(slow, default=None),
+                    problem=str(seen.get("problem", "")),
+                )
+            )
+        rollouts = store.find(Rollout, name=service.id, limit=1)
+        trouble = gateway.get("problem") or gateway.get("error") or ""
+        return DeploymentStatus(
+            model=model,
+            environment=environment,
+            phase=service.phase,
+            url=str(gateway.get("url", "")),
+            stable=service.stable,
+            rollback_target=service.rollback_target,
+            gateway=trouble or ("running" if gateway.get("alive") else "not running"),
+            revisions=tuple(found),
+            rollout=rollouts[0].id if rollouts else "",
+            rollout_phase=rollouts[0].place if rollouts else "",
+        )
+
+    def callers(self, model: str, version: int | None = None, environment: str = "production") -> list[Caller]:
+        """Return who has asked a model, or one version of it, as the gateway counted; the busiest first."""
+        from mlcycle_nb.deployment.traffic import read_callers
+
+        tail = self.context.store.observed(Gateway, self._check_environment(environment)).get("tail") or {}
+        return read_callers(tail.get("callers", {}), model, version)
+
+    # -- consumers -------------------------------------------------------------------------------------------
+
+    def client(self, model: str, environment: str = "production", consumer: str = "notebook") -> ServingClient:
+        """Return a client of a deployed model, with the key of `consumer`; the consumer is added when it is new."""
+        from mlcycle_nb.serving.client import ServingClient
+
+        service = self._service(model, environment)
+        if not service.split:
+            raise Refused(f"{service.id} answers no requests", remedy="see the deployment's status")
+        self._bring_up(environment, consumer)
+        key = consumers.key_of(self.context, environment, consumer)
+        url = consumers.wait_for_key(self.context, environment, consumer)
+        return ServingClient(url, key, model)
+
+    def add_consumer(self, name: str, environment: str = "production") -> NewConsumer:
+        """Make a consumer and its key, which is shown once."""
+        environment = self._check_environment(environment)
+        self._ensure_gateway(environment)
+        made = consumers.add(self.context, environment, check_name(name, "consumer name"))
+        self.context.ensure_supervisor()
+        return made
+
+    def revoke_consumer(self, name: str, environment: str = "production") -> None:
+        """Take a consumer's key away; requests with it are refused as soon as the gateway has the new plan."""
+        consumers.revoke(self.context, self._check_environment(environment), name)
+        self.context.ensure_supervisor()
+
+    def consumers(self, environment: str = "production") -> list[ConsumerState]:
+        """Return the consumers of an environment with what they have asked."""
+        return consumers.listed(self.context, self._check_environment(environment))
+
+    # -- routes of single versions, for retirement -------------------------------------------------------------
+
+    def set_pinned(
+        self, model: str, environment: str, pinned: PinnedRoute, *, replicas: int = 1, reason: str = ""
+    ) -> Service:
+        """Set who answers at a version's own address; versions that it needs are started."""
+        service = self._service(model, environment)
+        digests = {}
+        for one in pinned.split:
+            if self.context.store.maybe(Revision, revision_id(environment, model, one.version)) is None:
+                digests[one.version] = self._resolve(f"{model}/{one.version}").package_digest
+        changed = routes.set_pinned(self.context, service.id, pinned, digests, replicas=replicas, reason=reason)
+        self._bring_up(environment)
+        return changed
+
+    def clear_pinned(self, model: str, environment: str, version: int, *, reason: str = "") -> Service:
+        """Give a version its plain address back."""
+        return routes.clear_pinned(self.context, self._service(model, environment).id, version, reason=reason)
+
+    def settled(self, model: str, environment: str) -> bool:
+        """Return whether the gateway answers by the service's present routes, pinned ones included."""
+        from mlcycle_nb.deployment.rollout import is_settled
+
+        return is_settled(self._service(model, environment), self.context.store.observed(Gateway, environment))
+
+    def stop_version(self, model: str, environment: str, version: int, *, reason: str = "") -> None:
+        """Stop a version's replicas, unless a route or the rank of stable needs them."""
+        routes.stop_version(self.context, self._service(model, environment).id, version, reason=reason)
+
+    def undeploy(self, model: str, environment: str, *, successor: str | None = None, reason: str = "") -> Service:
+        """End a service: its address answers 410 and names the successor, and its replicas stop."""
+        service = self._service(model, environment)
+        running = self._running(service.id)
+        if running is not None:
+            raise _held(running)
+        return routes.undeploy(self.context, service.id, successor=successor, reason=reason)
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _now(self) -> Any:
+        return self.context.clock.now()
+
+    def _check_environment(self, environment: str) -> str:
+        known = self.context.settings.deployment.environments
+        if environment not in known:
+            raise InvalidInput(
+                "unknown environment",
+                value=environment,
+                where="--env",
+                remedy=f"{did_you_mean(environment, known)}known: {', '.join(known)}",
+            )
+        return environment
+
+    def _service(self, model: str, environment: str) -> Service:
+        self._check_environment(environment)
+        found = self.context.store.maybe(Service, service_id(environment, check_name(model, "model name")))
+        if found is None:
+            known = ", ".join(sorted(s.id for s in self.services())) or "none yet"
+            raise NotFound(
+                f"{model} is not deployed in {environment}", remedy=f"deployed: {known}; %deploy MODEL/VERSION"
+            )
+        return found
+
+    def _resolve(self, reference: str) -> RegisteredVersion:
+        parsed = ModelReference.parse(reference)
+        if parsed.version is None and parsed.alias is None:
+            raise InvalidInput(
+                "a deployment needs MODEL/VERSION or MODEL@ALIAS", value=reference, remedy=f"such as {parsed.name}/1"
+            )
+        return self._development.get_version(str(parsed))
+
+    def _check_package(self, digest: str, reference: str) -> None:
+        from mlcycle_nb.packages import PackageStore
+
+        try:
+            PackageStore(self.context.folder("packages")).open(digest)
+        except NotFound as gone:
+            raise NotFound(f"the package of {reference} is gone", value=digest) from gone
+
+    def _pass_gates(self, version: RegisteredVersion, environment: str, *, force: bool, reason: str) -> str:
+        """Return what was overridden by force; empty when the gates allow it."""
+        if force and not reason.strip():
+            raise InvalidInput("--force needs a reason, which is recorded", where="--reason", remedy='--reason "..."')
+        if environment not in self.context.settings.deployment.gated:
+            return ""
+        reference = f"{version.name}/{version.version}"
+        allowed, why = self._validation.is_valid_for(reference, environment)
+        if allowed:
+            return ""
+        if not force:
+            raise Refused(
+                f"{reference} may not go to {environment}: {why}",
+                remedy=f"%validate {reference}, or --force with --reason, which is recorded",
+            )
+        return why or "the gates did not pass"
+
+    def _begin(
+        self,
+        environment: str,
+        model: str,
+        target: int,
+        digest: str,
+        strategy: DeploymentStrategy,
+        replicas: int,
+        policy: RolloutPolicy,
+        *,
+        supersede: bool = False,
+        reason: str = "",
+        overridden: str = "",
+    ) -> Rollout:
+        now, actor = self._now(), self.context.actor
+        with self.context.store.transaction(actor=actor) as transaction:
+            _ensure(transaction, Gateway(id=environment, phase="running", created_at=now), "gateway.declared")
+            service = transaction.maybe(Service, service_id(environment, model)) or transaction.insert(
+                Service(
+                    id=service_id(environment, model),
+                    phase="serving",
+                    created_at=now,
+                    environment=environment,
+                    model=model,
+                ),
+                event="service.created",
+            )
+            earlier = transaction.find(Rollout, name=service.id)
+            running = [one for one in earlier if not one.ended]
+            same = [r for r in running if (r.target, r.strategy, r.policy) == (target, strategy, policy)]
+            if same and not supersede:
+                return same[0]  # the same cell again attaches, and never starts a second one
+            if running and not supersede:
+                raise _held(running[-1])
+            if not running and service.stable == target:
+                raise Refused(f"{model}/{target} is stable in {environment} already", remedy="nothing to do")
+            base = service.stable
+            sized = None if base is None else transaction.maybe(Revision, revision_id(environment, model, base))
+            record = Rollout(
+                id=f"{service.id}/r{len(earlier) + 1}",
+                phase="queued" if running else "preparing",
+                created_at=now,
+                environment=environment,
+                model=model,
+                target=target,
+                digest=digest,
+                strategy=strategy,
+                replicas=replicas,
+                policy=policy,
+                actor=actor,
+                pid=os.getpid(),
+                base=base,
+                base_replicas=sized.replicas if sized is not None else 0,
+                phase_since=now,
+                after=self._supersede(transaction, running),
+            ).told(now, f"{strategy} of {model}/{target} asked for by {actor}")
+            detail = {"target": target, "strategy": strategy, "replicas": replicas, "policy": policy}
+            if overridden:
+                record = record.told(now, f"forced past the gates ({overridden}): {reason}")
+                transaction.note(
+                    "gate.overridden",
+                    subject=f"model:{model}/{target}",
+                    detail={"environment": environment, "gates": overridden, "rollout": record.id},
+                    reason=reason,
+                )
+            return transaction.insert(record, event="rollout.created", detail=detail, reason=reason)
+
+    def _supersede(self, transaction: Transaction, running: Sequence[Rollout]) -> str:
+        """Have the running rollouts go back; return the one that holds the service, to begin after it."""
+        holder = ""
+        for one in running:
+            why = f"superseded by {self.context.actor}"
+            if one.phase == "queued":
+                ended = one.moved(self._now(), "aborted", why, reason=why)
+                transaction.update(ended, event="rollout.aborted", reason=why)
+                continue
+            holder = one.id
+            if one.phase != "aborting":
+                leaving = one.moved(self._now(), "aborting", why, reason=why, ends_as="aborted", resume_to="")
+                transaction.update(leaving, event="rollout.aborting", reason=why)
+        return holder
+
+    def _ensure_gateway(self, environment: str) -> None:
+        if self.context.store.maybe(Gateway, environment) is None:
+            with self.context.store.transaction(actor=self.context.actor) as transaction:
+                _ensure(
+                    transaction,
+                    Gateway(id=environment, phase="running", created_at=self._now()),
+                    "gateway.declared",
+                )
+
+    def _bring_up(self, environment: str, consumer: str = "notebook") -> None:
+        self._ensure_gateway(environment)
+        consumers.ensure(self.context, environment, check_name(consumer, "consumer name"))
+        self.context.ensure_supervisor()
+
+    def _running(self, service: str) -> Rollout | None:
+        running = [one for one in self.context.store.find(Rollout, name=service) if not one.ended]
+        return next((one for one in running if one.phase != "queued"), running[0] if running else None)
+
+    def _find(self, text: str | None, environment: str) -> Rollout:
+        """Return the rollout that an id, a service, a model or nothing at all names."""
+        store = self.context.store
+        if text and (exact := store.maybe(Rollout, text)) is not None:
+            return exact
+        running = [one for one in store.find(Rollout, active=True) if not one.ended]
+        if text:
+            running = [
+                one
+                for one in running
+                if text in (one.service_id, one.model, one.reference) and environment in ("", one.environment)
+            ]
+        elif environment:
+            running = [one for one in running if one.environment == environment]
+        if len(running) == 1:
+            return running[0]
+        if not running:
+            last = store.find(Rollout, limit=5)
+            known = ", ".join(f"{one.id} ({one.phase})" for one in last) or "none yet"
+            raise NotFound("no such rollout is running", value=text or "", remedy=f"the last ones: {known}")
+        listed = ", ".join(one.id for one in running)
+        raise InvalidInput("several rollouts run", value=text or "", remedy=f"say which: {listed}")
+
+    def _change(
+        self, record: Rollout, change: Callable[[Rollout], Rollout], event: str, reason: str
+    ) -> Handle[Rollout]:
+        """Store a change of a rollout that the supervisor may be changing too."""
+        for attempt in range(_TRIES):
+            if record.ended:
+                raise Refused(f"rollout {record.id} has ended: {record.phase}", remedy=record.reason)
+            changed = change(record)
+            if changed == record:
+                break
+            try:
+                with self.context.store.transaction(actor=self.context.actor) as transaction:
+                    transaction.update(changed, event=event, reason=reason)
+                break
+            except Conflict:
+                if attempt == _TRIES - 1:
+                    raise
+                time.sleep(0.02)
+                record = self.context.store.get(Rollout, record.id)
+        self.context.ensure_supervisor()
+        return self.rollout(record.id)
+
+
+def _ensure(transaction: Transaction, record: Gateway, event: str) -> None:
+    if transaction.maybe(Gateway, record.id) is None:
+        transaction.insert(record, event=event)
+
+
+def _held(running: Rollout) -> Conflict:
+    return Conflict(
+        f"rollout {running.id} of {running.reference} by {running.actor} (pid {running.pid}) is {running.place}",
+        remedy="wait for it, abort it, or use --supersede",
+    )
