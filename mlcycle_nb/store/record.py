@@ -14,6 +14,7 @@ from cattrs.strategies import configure_union_passthrough
 from mlcycle_nb.errors import StoreError
 
 R = TypeVar("R", bound="Record")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +95,8 @@ def digest(document: str) -> str:
 def jsonable(value: Any) -> Any:
     """Return `value` (dataclasses, datetimes, enums, containers) as plain JSON types."""
     return _converter.unstructure(value)
+
+
+def structured(tree: Any, kind: type[T]) -> T:
+    """Return plain JSON types as the dataclass `kind`: the inverse of `jsonable`."""
+    return _converter.structure(tree, kind)

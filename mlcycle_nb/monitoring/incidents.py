@@ -1,0 +1,47 @@
+"""Stores what evidence makes of alerts: the open alert of a monitor and kind, moved by the pure state machine."""
+
+from __future__ import annotations
+
+import uuid
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.monitoring.alerts import Evidence, advance
+from mlcycle_nb.monitoring.records import FIRING, NO_DATA, OPEN_PHASES, PENDING, RESOLVED, Alert, Monitor
+from mlcycle_nb.monitoring.windows import Streak
+from mlcycle_nb.supervisor.crash import crash_point
+
+_EVENTS = {PENDING: "alert.pending", FIRING: "alert.firing", RESOLVED: "alert.resolved"}
+
+
+def record_evidence(context: Context, monitor: Monitor, evidence: Evidence) -> Alert | None:
+    """Apply evidence to the open alert of this monitor and kind; return the alert when it changed."""
+    with context.store.transaction(actor=context.actor) as transaction:
+        open_alerts = transaction.find(Alert, name=monitor.id, phase=OPEN_PHASES)
+        alert = next((one for one in open_alerts if one.kind == evidence.kind), None)
+        new_id = f"alert-{uuid.uuid4().hex[:12]}"
+        after = advance(alert, evidence, monitor, context.clock.now(), new_id)
+        if after is None:
+            return None
+        detail = {"kind": after.kind, "monitor": monitor.id, "subjects": after.subjects, "summary": after.summary}
+        if alert is None:
+            stored = transaction.insert(after, event=_EVENTS[after.phase], detail=detail)
+        else:
+            event = _EVENTS[after.phase] if after.phase != alert.phase else "alert.widened"
+            stored = transaction.update(after, event=event, detail=detail)
+    if stored.phase == FIRING:
+        crash_point("alert.after_firing")
+    return stored
+
+
+def record_no_data(context: Context, monitor: Monitor, missing: bool, requests: int) -> Alert | None:
+    """Raise or end the alert that requests are answered and none of them is logged."""
+    streak = Streak(bad=monitor.confirm_windows) if missing else Streak(clear=monitor.clear_windows)
+    evidence = Evidence(
+        kind=NO_DATA,
+        version=0,
+        state="bad" if missing else "clear",
+        subjects=("prediction log",),
+        summary=f"{requests} requests in {monitor.stale_seconds:.0f} s, and no row in the prediction log",
+        streaks={0: streak},
+    )
+    return record_evidence(context, monitor, evidence)

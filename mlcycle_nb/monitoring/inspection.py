@@ -1,0 +1,134 @@
+"""Judges the windows it is asked about: reads reference and rows itself, keeps prepared references warm."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcycle_nb.monitoring.detectors import uses_alibi
+from mlcycle_nb.monitoring.detectors._alibi import LICENCE_NOTE
+from mlcycle_nb.monitoring.judge import Column, Prepared, judge, prepare
+from mlcycle_nb.monitoring.samples import reference_columns, window_columns
+from mlcycle_nb.monitoring.segments import listing, read_served
+from mlcycle_nb.monitoring.shares import shares_of
+from mlcycle_nb.packages import Package, PackageStore
+from mlcycle_nb.serving.prediction_segments import version_folder
+from mlcycle_nb.stats.multiple_testing import OnlineFdr
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+FINDINGS_KEPT = 256
+_REFERENCES_KEPT = 8
+
+
+class Inspector:
+    """What a worker knows: packages and references of one workspace.
+
+    Parameters
+    ----------
+    home : Path
+        The workspace folder.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._packages = PackageStore(home / "packages")
+        self._predictions = home / "predictions"
+        self._ready: OrderedDict[tuple[Any, ...], tuple[Package, list[Column], list[Prepared]]] = OrderedDict()
+        self._said_licence = False
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request: ``ping``, ``warm`` (prepare a reference) or ``judge``."""
+        if request["op"] == "ping":
+            return {"pid": os.getpid()}
+        package, reference, prepared = self._reference(request)
+        if request["op"] == "warm":
+            return {"columns": len(prepared)}
+        return self._judge(request, package, reference, prepared)
+
+    def _reference(self, request: dict[str, Any]) -> tuple[Package, list[Column], list[Prepared]]:
+        key = (request["digest"], tuple(request["detectors"]), tuple(request["categorical"]))
+        if key not in self._ready:
+            if uses_alibi(request["detectors"]) and not self._said_licence:
+                logger.warning(LICENCE_NOTE)
+                self._said_licence = True
+            package = self._packages.open(request["digest"])
+            reference = reference_columns(package, request["categorical"])
+            self._ready[key] = (package, reference, prepare(reference, request["detectors"]))
+            if len(self._ready) > _REFERENCES_KEPT:
+                self._ready.popitem(last=False)
+        self._ready.move_to_end(key)
+        return self._ready[key]
+
+    def _judge(
+        self, request: dict[str, Any], package: Package, reference: list[Column], prepared: list[Prepared]
+    ) -> dict[str, Any]:
+        table = self._rows(request)
+        current = window_columns(package, table, reference)
+        streams = {
+            family: OnlineFdr(q=s["q"], method=s["method"], steps=s["steps"], rejections=tuple(s["rejections"]))
+            for family, s in request["control"].items()
+        }
+        verdict, following = judge(prepared, current, streams, request["bounds"])
+        return {
+            "outcome": str(verdict.outcome),
+            "why": verdict.why,
+            "rows": len(table),
+            "judged": sum(finding.p_value is not None for finding in verdict.findings),
+            "columns": len(verdict.findings),
+            "findings": [asdict(finding) for finding in verdict.findings[:FINDINGS_KEPT]],
+            "shares": [asdict(one) for one in shares_of(verdict.findings, reference, current)],
+            "levels": verdict.levels,
+            "control": {family: asdict(state) for family, state in following.items()},
+            **_times(table),
+        }
+
+    def _rows(self, request: dict[str, Any]) -> pa.Table:
+        """Return the rows of the window, each prediction once; rows that retention took meanwhile are missing."""
+        import pyarrow as pa
+
+        folder = version_folder(self._predictions, request["environment"], request["model"], request["version"])
+        stored = {segment.name: segment for segment in listing(folder)}
+        tables = []
+        for name, start, stop in request["parts"]:
+            if name in stored:
+                tables.append(read_served(stored[name]).slice(start, stop - start))
+        if not tables:
+            return pa.table({})
+        return _once(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def _once(table: pa.Table) -> pa.Table:
+    """Keep the first of the rows that a retried request left twice."""
+    import pyarrow as pa
+
+    seen: set[tuple[str, int]] = set()
+    keep = []
+    for key in zip(table.column("prediction_id").to_pylist(), table.column("row").to_pylist(), strict=True):
+        keep.append(key not in seen)
+        seen.add(key)
+    return table if len(seen) == len(table) else table.filter(pa.array(keep))
+
+
+def _times(table: pa.Table) -> dict[str, Any]:
+    import numpy as np
+    import pyarrow.compute as pc
+
+    if not len(table):
+        return {"first_time": "", "last_time": "", "latency_p50_ms": None, "latency_p95_ms": None}
+    span = pc.min_max(table.column("time")).as_py()
+    latency = table.column("latency_ms").to_numpy()
+    latency = latency[np.isfinite(latency)]
+    quantiles = np.quantile(latency, [0.5, 0.95]) if len(latency) else (None, None)
+    p50, p95 = (None if value is None else round(float(value), 3) for value in quantiles)
+    return {
+        "first_time": span["min"].isoformat(),
+        "last_time": span["max"].isoformat(),
+        "latency_p50_ms": p50,
+        "latency_p95_ms": p95,
+    }

@@ -1,0 +1,125 @@
+"""``%monitor``, ``%alerts``, ``%silence`` and ``%label``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.magic import line_magic, magics_class
+
+from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse
+from mlcycle_nb.notebook.magics import StageMagics
+from mlcycle_nb.references import parse_duration
+
+
+@magics_class
+class MonitoringMagics(StageMagics):
+    """Magics of the monitoring stage."""
+
+    @magic_arguments("%monitor")
+    @argument("model", help="name of a deployed model; all its versions are watched")
+    @argument("--env", default="production", help="environment")
+    @argument("--window", type=int, default=100, help="served rows in a window; each full one gets a verdict")
+    @argument("--detector", action="append", metavar="NAME", help="detector plug-in, may be repeated; default auto")
+    @argument("--categorical", action="append", default=[], metavar="FEATURE", help="take this feature for categories")
+    @argument("--channel", action="append", metavar="NAME", help="where alerts go, may be repeated")
+    @argument("--confirm", type=int, default=1, metavar="N", help="drifted windows in a row before an alert fires")
+    @argument("--since", default="now", help="now, beginning, or a duration such as 15m")
+    @argument("--wait-windows", type=int, metavar="N", help="block until N windows have been judged")
+    @argument("--timeout", default="10m", help="with --wait-windows: how long at most")
+    @argument("--show", action="store_true", help="only show the monitor that there is")
+    @argument("--stop", action="store_true", help="end the watching")
+    @output_options
+    @line_magic
+    def monitor(self, line: str) -> Any:
+        """Watch a deployed model for drift: one verdict for each full window of served rows."""
+        args = parse(self.monitor, line)
+        monitoring = self.workspace.monitoring
+        if args.wait_windows is not None and args.wait_windows < 1:
+            raise InvalidInput("--wait-windows must be at least 1", value=args.wait_windows, where="%monitor")
+        if args.stop:
+            monitoring.stop_monitoring(args.model, environment=args.env)
+            return self.deliver(monitoring.panel(args.model, environment=args.env), args)
+        if args.show:
+            handle = monitoring.monitor(args.model, environment=args.env)
+        else:
+            handle = monitoring.start_monitoring(
+                args.model,
+                environment=args.env,
+                window=args.window,
+                detectors=args.detector or "auto",
+                categorical=args.categorical,
+                channels=args.channel,
+                confirm_windows=args.confirm,
+                since=args.since,
+            )
+        if args.wait_windows is not None:
+            handle.wait_windows(args.wait_windows, parse_duration(args.timeout, what="--timeout").total_seconds())
+        return self.deliver(handle, args)
+
+    @magic_arguments("%alerts")
+    @argument("verb", nargs="?", default="list", choices=["list", "ack", "resolve"])
+    @argument("alert", nargs="?", help="with ack and resolve: which one")
+    @argument("--model", help="only alerts of this model")
+    @argument("--env", help="only alerts of this environment")
+    @argument("--all", action="store_true", help="also those that are over")
+    @argument("--reason", default="", help="with ack and resolve: why")
+    @output_options
+    @line_magic
+    def alerts(self, line: str) -> Any:
+        """List alerts, take one on, or say that its trouble is over."""
+        from mlcycle_nb.monitoring.listings import Alerts
+
+        args = parse(self.alerts, line)
+        monitoring = self.workspace.monitoring
+        if args.verb == "list":
+            found = monitoring.alerts(args.model, environment=args.env, open_only=not args.all)
+            return self.deliver(Alerts(found), args)
+        if args.alert is None:
+            known = ", ".join(one.id for one in monitoring.alerts(open_only=True)) or "none is open"
+            raise InvalidInput("which alert is missing", where=f"%alerts {args.verb}", remedy=f"open: {known}")
+        act = monitoring.acknowledge if args.verb == "ack" else monitoring.resolve
+        return self.deliver(Alerts([act(args.alert, reason=args.reason)]), args)
+
+    @magic_arguments("%silence")
+    @argument("model", nargs="?", help="name of the model; without it, the silences in force are listed")
+    @argument("--env", default="production", help="environment")
+    @argument("--for", dest="duration", metavar="DURATION", help="how long, such as 2h")
+    @argument("--kind", default="", help="only this kind of alert, such as data_drift")
+    @argument("--reason", default="", help="why nobody is to be told")
+    @argument("--end", metavar="ID", help="end this silence now")
+    @output_options
+    @line_magic
+    def silence(self, line: str) -> Any:
+        """Keep a model's alerts untold for a while; they are recorded all the same."""
+        from mlcycle_nb.monitoring.listings import Silences
+
+        args = parse(self.silence, line)
+        monitoring = self.workspace.monitoring
+        if args.end:
+            return self.deliver(Silences([monitoring.end_silence(args.end)]), args)
+        if args.model is None:
+            return self.deliver(Silences(monitoring.silences()), args)
+        if args.duration is None:
+            raise InvalidInput("--for DURATION is missing", where="%silence", remedy="write such as --for 2h")
+        made = monitoring.silence(
+            args.model, environment=args.env, duration=args.duration, kind=args.kind, reason=args.reason
+        )
+        return self.deliver(Silences([made]), args)
+
+    @magic_arguments("%label")
+    @argument("model", help="name of the model")
+    @argument("--from", dest="file", metavar="FILE", help="CSV file with prediction_id,label and, if needed, row")
+    @argument("--env", default="production", help="environment")
+    @output_options
+    @line_magic
+    def label(self, line: str) -> Any:
+        """Record labels that came late, and show how good each version was."""
+        from mlcycle_nb.monitoring.listings import Performances
+
+        args = parse(self.label, line)
+        if args.file is None:
+            known = self.workspace.monitoring.performance(args.model, environment=args.env)
+            return self.deliver(Performances(known), args)
+        found = self.workspace.monitoring.record_labels(args.model, args.file, environment=args.env)
+        return self.deliver(Performances(found), args)

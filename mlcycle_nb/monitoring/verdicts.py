@@ -1,0 +1,109 @@
+"""From a full window to its stored verdict and to the alerts that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.records import Revision, revision_id
+from mlcycle_nb.errors import NotFound
+from mlcycle_nb.monitoring import state
+from mlcycle_nb.monitoring.alerts import FAMILY_KINDS, Evidence, state_of, summarise
+from mlcycle_nb.monitoring.incidents import record_evidence
+from mlcycle_nb.monitoring.records import Monitor, WindowVerdict, read_row
+from mlcycle_nb.monitoring.state import Progress
+from mlcycle_nb.monitoring.windows import Streak, Stream, take
+from mlcycle_nb.monitoring.worker_client import WorkerClient
+from mlcycle_nb.supervisor.crash import crash_point
+
+WINDOW = "window"
+KEPT = 2000
+
+
+class Verdicts:
+    """Judges one full window at a time.
+
+    The verdict is stored first, then the alerts, then that the window is done. A crash in between judges the same
+    rows again; readers take the last verdict of a window, and alerts do not change twice by the same evidence.
+    """
+
+    def __init__(self, context: Context, worker: WorkerClient) -> None:
+        self._context = context
+        self._worker = worker
+
+    def judge(self, monitor: Monitor, progress: Progress, version: int) -> None:
+        """Judge the oldest full window of a version."""
+        stream = progress.streams[version]
+        parts, left = take(stream, monitor.window)
+        if not parts:
+            return
+        reply = self._worker.ask(
+            {
+                "op": "judge",
+                "environment": monitor.environment,
+                "model": monitor.model,
+                "version": version,
+                "digest": self._digest(monitor, version),
+                "detectors": list(monitor.detectors),
+                "categorical": list(monitor.categorical),
+                "bounds": monitor.effect_bounds,
+                "control": stream.control or new_control(monitor.q),
+                "parts": [[part.segment, part.start, part.stop] for part in parts],
+            }
+        )
+        control = reply.pop("control")
+        index = stream.windows + 1
+        row = {"version": version, "index": index, "generation": monitor.generation, **reply}
+        verdict = self._store(monitor, row)
+        crash_point("monitor.after_verdict")
+        streams = {**progress.streams, version: replace(stream, waiting=left, windows=index, control=control)}
+        for family, kind in FAMILY_KINDS.items():
+            streams = self._tell(monitor, streams, verdict, family, kind)
+        crash_point("monitor.after_alerts")
+        state.save(self._context, monitor, streams)
+
+    def _store(self, monitor: Monitor, row: dict[str, Any]) -> WindowVerdict:
+        stamped = {"time": self._context.clock.now(), "kind": WINDOW, **row}
+        self._context.store.add_measurements(monitor.owner, [stamped])
+        if row["index"] % 50 == 0:
+            self._context.store.prune_measurements(monitor.owner, keep=KEPT)
+        return read_row(WindowVerdict, stamped)
+
+    def _tell(
+        self, monitor: Monitor, streams: dict[int, Stream], verdict: WindowVerdict, family: str, kind: str
+    ) -> dict[int, Stream]:
+        seen = state_of(verdict, family)
+        own = streams[verdict.version]
+        streak = own.streaks.get(kind, Streak()).after(seen)
+        streams = {**streams, verdict.version: replace(own, streaks={**own.streaks, kind: streak})}
+        subjects, summary = summarise(verdict, family)
+        evidence = Evidence(
+            kind=kind,
+            version=verdict.version,
+            state=seen,
+            subjects=subjects,
+            summary=summary,
+            streaks={version: stream.streaks.get(kind, Streak()) for version, stream in streams.items()},
+        )
+        record_evidence(self._context, monitor, evidence)
+        return streams
+
+    def _digest(self, monitor: Monitor, version: int) -> str:
+        """Return the package of a version: the one that is deployed, else the one known when monitoring began."""
+        deployed = self._context.store.maybe(Revision, revision_id(monitor.environment, monitor.model, version))
+        digest = deployed.digest if deployed is not None else monitor.digests.get(str(version))
+        if digest is None:
+            raise NotFound(
+                f"nothing says which package version {version} of {monitor.model} is",
+                where=monitor.id,
+                remedy="start monitoring again after the version is registered",
+            )
+        return digest
+
+
+def new_control(q: float) -> dict[str, dict[str, Any]]:
+    """Return fresh false-discovery control for each family of a version."""
+    from mlcycle_nb.stats.multiple_testing import OnlineFdr
+
+    return {family: asdict(OnlineFdr(q=q)) for family in FAMILY_KINDS}
