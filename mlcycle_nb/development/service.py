@@ -74,6 +74,7 @@ class ModelDevelopmentManager:
         seeds: Mapping[str, int] | None = None,
         tags: Mapping[str, str] | None = None,
         current: bool = True,
+        origin: Provenance | None = None,
     ) -> ActiveRun:
         """Start a run and record where it comes from.
 
@@ -93,6 +94,8 @@ class ModelDevelopmentManager:
             Further tags of the run.
         current : bool
             Whether `log_metrics` and its kin without ``run_id`` go to this run.
+        origin : Provenance, optional
+            Where the run comes from, when that was captured in another process; captured now by default.
 
         Returns
         -------
@@ -102,7 +105,7 @@ class ModelDevelopmentManager:
         from mlcycle_nb.development import provenance
 
         name = check_name(experiment or self.current_experiment, "experiment name")
-        origin = provenance.capture(cell=cell, data=data, seeds=seeds)
+        origin = origin or provenance.capture(cell=cell, data=data, seeds=seeds)
         chosen, made = self.tracking.experiment(name)
         if made:
             self._note("experiment.created", f"experiment:{name}", {"location": chosen.artifact_location})

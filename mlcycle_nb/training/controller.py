@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.development.provenance import Provenance
 from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.store import Record
 from mlcycle_nb.supervisor.controller import Controller
@@ -21,6 +22,7 @@ from mlcycle_nb.training.events import EventReader
 from mlcycle_nb.training.job_folder import JobFolder, read_document
 from mlcycle_nb.training.launch import plan_launch, process_name
 from mlcycle_nb.training.records import Failure, Restart, TrainingJob
+from mlcycle_nb.training.registration import register_job
 from mlcycle_nb.training.tracking import metric_rows, newer
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ class TrainingController:
         match action:
             case decide.Launch(attempt):
                 self._launch(record, attempt)
+            case decide.Track():
+                self._with_run(record)
             case decide.Collect():
                 self._collect(record)
             case decide.TellToStop():
@@ -133,8 +137,9 @@ class TrainingController:
             elif event["kind"] == "started":
                 progress |= {"world": event["world"], "device": event["device"]}
         rows = newer(metric_rows(events, total), sent)
-        if rows and record.run_id is not None:
-            self._development.log_metric_batch(record.run_id, rows)
+        if rows:
+            record = self._with_run(record)
+            self._development.log_metric_batch(str(record.run_id), rows)
         crash_point("training.after_metrics")
         progress = {key: _storable(value) for key, value in progress.items()}
         self._context.store.observe(TrainingJob, record.id, offsets=reader.offsets, sent=sent, **progress)
@@ -157,9 +162,17 @@ class TrainingController:
         if record.attempt:
             self._context.processes.stop(process_name(record.id, record.attempt), grace_seconds=0.0)
         folder, seen = job_folder(self._context, record.id), self._observed(record)
-        if record.run_id is not None:
-            status = {"finished": "FINISHED", "failed": "FAILED"}.get(phase, "KILLED")
-            self._development.end_run(record.run_id, status=status)
+        if record.attempt:
+            record = self._with_run(record)
+            self._development.end_run(str(record.run_id), "killed" if phase == "stopped" else phase)
+        handed_over = (folder.result / "result.json").exists()
+        registered, registration_error = None, ""
+        if record.register and phase == "finished":
+            try:
+                registered = register_job(self._context, self._development, record).reference
+            except MLCycleError as refused:  # what was trained stays: it can be registered with other options
+                registration_error = str(refused)
+        crash_point("training.before_end")
         ended = replace(
             record,
             phase=phase,
@@ -167,13 +180,30 @@ class TrainingController:
             ended_at=self._context.clock.now(),
             steps=int(seen.get("step", 0)),
             metrics=dict(seen.get("values", {})),
-            handed_over=(folder.result / "result.json").exists(),
+            handed_over=handed_over,
+            registered=registered,
+            registration_error=registration_error,
             next_attempt_at=None,
         )
         detail = {"steps": ended.steps, "failure": None if failure is None else str(failure)}
         self._store(ended, f"training.{phase}", detail)
 
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _with_run(self, record: TrainingJob) -> TrainingJob:
+        """Return the record with its run, started now when it has none: importing MLflow must not delay the cell."""
+        if record.run_id is not None:
+            return record
+        folder = job_folder(self._context, record.id)
+        origin = Provenance.from_json(folder.provenance.read_text())
+        tags = {"training.job": record.id}
+        run = self._development.start_run(
+            record.experiment or record.model, run_name=record.id, tags=tags, current=False, origin=origin
+        )
+        named = {"processes": record.processes, "epochs": record.epochs, "seed": record.seed}
+        run.log_hyperparameters({**record.params, **named})
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            return transaction.update(replace(record, run_id=run.id), event="training.tracked", detail={"run": run.id})
 
     def _store(self, record: TrainingJob, event: str, detail: dict[str, Any]) -> None:
         with self._context.store.transaction(actor=self._context.actor) as transaction:

@@ -34,6 +34,11 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """Start the run that the job is tracked in, while the workers are starting."""
+
+
+@dataclass(frozen=True, slots=True)
 class Collect:
     """Hand new events on to the run."""
 
@@ -66,7 +71,7 @@ class End:
     failure: Failure | None = None
 
 
-Action = Launch | Collect | TellToStop | Kill | Recover | End
+Action = Launch | Track | Collect | TellToStop | Kill | Recover | End
 
 
 def next_action(job: TrainingJob, seen: JobObservation, now: datetime) -> Action | None:
@@ -92,6 +97,8 @@ def _while_alive(job: TrainingJob, seen: JobObservation, now: datetime) -> Actio
             return TellToStop()
         if now - job.stop_requested_at >= STOP_GRACE:
             return Kill()
+    if job.run_id is None:
+        return Track()
     return Collect() if seen.unread_events else None
 
 

@@ -50,6 +50,11 @@ class JobFolder:
         return self.path / "cell.py"
 
     @property
+    def provenance(self) -> Path:
+        """Where the job comes from, as captured in the notebook."""
+        return self.path / "provenance.json"
+
+    @property
     def payload(self) -> Path:
         """Names carried from the notebook."""
         return private_folder(self.path / "payload")

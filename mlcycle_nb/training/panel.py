@@ -176,7 +176,8 @@ def _pace(progress: Progress) -> list[tuple[str, str]]:
 
 
 def _notes(state: TrainingState) -> list[str]:
-    return state.progress.notes[-_NOTES:]
+    notes = state.progress.notes[-_NOTES:]
+    return [*notes, f"not registered: {state.job.registration_error}"] if state.job.registration_error else notes
 
 
 def _value(value: float) -> str:

@@ -46,7 +46,7 @@ class Restart:
     from_step: int | None  # the newest checkpoint, or None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TrainingJob(Record):
     """A training cell that runs, or ran, in worker processes."""
 
@@ -60,6 +60,7 @@ class TrainingJob(Record):
     epochs: int
     params: dict[str, str | int | float | bool | None]
     seed: int
+    experiment: str = ""
     run_id: str | None = None
     register: bool = False
     attempt: int = 0
@@ -76,6 +77,7 @@ class TrainingJob(Record):
     metrics: dict[str, float | str] = field(default_factory=dict)
     handed_over: bool = False
     registered: str | None = None  # model reference, once packaged
+    registration_error: str = ""
 
     @property
     def name(self) -> str:
@@ -86,6 +88,12 @@ class TrainingJob(Record):
     def active(self) -> bool:
         """Whether the supervisor has to look at it."""
         return self.phase not in ENDED
+
+    def __repr__(self) -> str:
+        figures = " ".join(f"{name}={value:.4g}" for name, value in self.metrics.items() if isinstance(value, float))
+        ended = f", {self.steps} steps {figures}".rstrip() if self.phase == "finished" else ""
+        version = f", registered as {self.registered}" if self.registered else ""
+        return f"training {self.id}: {self.phase}{ended}{version}" + (f" - {self.failure}" if self.failure else "")
 
     @property
     def lock_key(self) -> str | None:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcycle_nb import errors
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused, did_you_mean
-from mlcycle_nb.files import private_folder, write_atomically
+from mlcycle_nb.files import write_atomically
 from mlcycle_nb.training import carry
 from mlcycle_nb.training.cell import Cell, read_cell, resolve
 from mlcycle_nb.training.checkpoints import CheckpointRecord, CheckpointStore
 from mlcycle_nb.training.events import EventReader
-from mlcycle_nb.training.job_folder import JobFolder, JobSpec, read_document
+from mlcycle_nb.training.job_folder import JobFolder, JobSpec
 from mlcycle_nb.training.launch import threads_for
 from mlcycle_nb.training.progress import Progress, apply_in_order
 from mlcycle_nb.training.records import TrainingJob
+from mlcycle_nb.training.registration import register_job
 from mlcycle_nb.training.submission import Param, TrainingOptions, check_model
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from mlcycle_nb.development.service import ModelDevelopmentManager
     from mlcycle_nb.training.handle import TrainingHandle
 
-_PACKAGING_SECONDS = 600.0
 _INSERT_TRIES = 20
 
 
@@ -241,19 +238,12 @@ class TrainingManager:
                 remedy="wait for it" if record.active else f"%train logs {record.id}",
             )
         options = {"feature_names": feature_names, "class_names": class_names, "task": task, "format": format}
-        digest = self._build_package(record, options)
-        from mlcycle_nb.packages import PackageStore
-
-        package = PackageStore(self._context.folder("packages")).open(digest)
-        version = self._development.register_model(
-            record.model, package, run_id=record.run_id, tags={"training.job": record.id, **dict(tags or {})}
-        )
+        version = register_job(self._context, self._development, record, options=options, tags=tags)
         with self._context.store.transaction(actor=self._context.actor) as transaction:
             current = transaction.get(TrainingJob, record.id)
-            detail = {"version": version.reference, "package": digest}
-            transaction.update(
-                replace(current, registered=version.reference), event="training.registered", detail=detail
-            )
+            detail = {"version": version.reference, "package": version.package_digest}
+            registered = replace(current, registered=version.reference, registration_error="")
+            transaction.update(registered, event="training.registered", detail=detail)
         return version
 
     # -- parts -----------------------------------------------------------------------------------------------
@@ -278,7 +268,15 @@ class TrainingManager:
             seed=options.seed,
             max_restarts=options.max_restarts,
             register=register,
+            experiment=self._experiment(model),
         )
+
+    def _experiment(self, model: str) -> str:
+        """Return the experiment that was selected in this kernel, else one of the model's name."""
+        from mlcycle_nb.development.service import DEFAULT_EXPERIMENT
+
+        selected = self._development.current_experiment
+        return model if selected == DEFAULT_EXPERIMENT else selected
 
     def _running(self, job: TrainingJob) -> TrainingJob | None:
         active = self._context.store.find(TrainingJob, name=job.model, active=True)
@@ -292,6 +290,7 @@ class TrainingManager:
         Returns the job and whether it is one that another client submitted first.
         """
         jobs = self._context.folder("training", "jobs")
+        origin = _provenance(cell, options, job.data_digest)
         for _ in range(_INSERT_TRIES):
             named = replace(job, id=self._free_id(jobs, job.model))
             folder = JobFolder(jobs / named.id)
@@ -304,6 +303,7 @@ class TrainingManager:
                 carry.write(folder.payload, *payload)
                 write_atomically(folder.cell, cell.source)
                 folder.write_spec(self._spec(named, options))
+                write_atomically(folder.provenance, origin)
                 with self._context.store.transaction(actor=self._context.actor) as transaction:
                     detail = {"model": job.model, "cell": job.cell_digest, "data": job.data_digest}
                     return transaction.insert(named, event="training.submitted", detail=detail), False
@@ -343,41 +343,19 @@ class TrainingManager:
             sys_path=[path or os.getcwd() for path in sys.path],
         )
 
-    def _build_package(self, job: TrainingJob, options: Mapping[str, Any]) -> str:
-        folder = self._folder(job.id)
-        spec = folder.read_spec()
-        work = private_folder(folder.path / "packaging" / str(time.time_ns()))
-        request = {
-            "result": str(folder.result),
-            "packages": str(self._context.folder("packages")),
-            "workspace_id": self._context.workspace_id,
-            "sys_path": spec.sys_path,
-            "options": dict(options),
-        }
-        write_atomically(work / "request.json", json.dumps(request))
-        name, log = f"packaging-{job.id}-{work.name}", work / "packaging.log"
-        argv = [spec.python, "-m", "mlcycle_nb.training.packaging", str(work / "request.json")]
-        self._context.processes.ensure(name, argv, log=log)
-        deadline = time.monotonic() + _PACKAGING_SECONDS
-        while self._context.processes.get(name) is not None:
-            if time.monotonic() > deadline:
-                self._context.processes.stop(name)
-                raise errors.EngineError("packaging took too long", where=str(log))
-            time.sleep(0.02)
-        self._context.processes.stop(name, grace_seconds=0.0)
-        answer = read_document(work / "package.json")
-        if answer is None:
-            raise errors.EngineError("packaging ended without an answer", where=str(log))
-        if "error" in answer:
-            kind = getattr(errors, answer["error"], errors.EngineError)
-            raise kind(answer["problem"], where=f"job {job.id}", remedy=answer["remedy"])
-        shutil.rmtree(work)
-        return str(answer["digest"])
-
     def _handle(self, job: str, *, attached: bool) -> TrainingHandle:
         from mlcycle_nb.training.handle import TrainingHandle
 
         return TrainingHandle(self, job, attached=attached)
+
+
+def _provenance(cell: Cell, options: TrainingOptions, data_digest: str) -> str:
+    """Capture where the job comes from here: the supervisor, which starts the run, does not know the notebook."""
+    from mlcycle_nb.development import provenance
+
+    running, _ = provenance.session_cells()
+    origin = provenance.capture(cell=None if running else cell.source, seeds={"training": options.seed})
+    return replace(origin, data={"notebook": f"sha256:{data_digest}"}).to_json()
 
 
 class ProgressReader:

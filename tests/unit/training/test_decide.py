@@ -17,6 +17,7 @@ from mlcycle_nb.training.decide import (
     Launch,
     Recover,
     TellToStop,
+    Track,
     next_action,
 )
 from mlcycle_nb.training.records import Failure, TrainingJob
@@ -35,6 +36,7 @@ JOB = TrainingJob(
     params={},
     seed=0,
     attempt=1,
+    run_id="r",
     max_restarts=2,
 )
 STOPPING = replace(JOB, stop_requested_at=NOW)
@@ -48,6 +50,7 @@ PEER = Failure(kind="peer", message="gloo", rank=0)
         (replace(JOB, phase="queued"), JobObservation(), Launch(1)),
         (replace(STOPPING, phase="queued"), JobObservation(), End("stopped")),
         (JOB, JobObservation(alive=True), None),
+        (replace(JOB, run_id=None), JobObservation(alive=True, unread_events=True), Track()),
         (JOB, JobObservation(alive=True, unread_events=True), Collect()),
         (STOPPING, JobObservation(alive=True), TellToStop()),
         (STOPPING, JobObservation(alive=True, stop_told=True), None),
