@@ -2,5 +2,6 @@
 
 from mlcycle_nb.testing.clock import FakeClock
 from mlcycle_nb.testing.traffic import Answer, Traffic
+from mlcycle_nb.testing.world import ScriptedWorld
 
-__all__ = ["Answer", "FakeClock", "Traffic"]
+__all__ = ["Answer", "FakeClock", "ScriptedWorld", "Traffic"]
