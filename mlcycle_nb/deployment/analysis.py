@@ -246,3 +246,4 @@ class AnalysisMemory:
     judgement: Judgement = field(default_factory=Judgement)
     read_at: float = 0.0
     paired_at: float = 0.0
+    noted_at: float = 0.0

@@ -160,10 +160,11 @@ class RolloutPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RolloutEvent:
-    """A line of a rollout's history."""
+    """A line of a rollout's history; with the target's planned weight where that changed."""
 
     time: datetime
     text: str
+    weight: int | None = None
 
 
 ENDED = ("completed", "aborted", "rolled_back")
@@ -234,16 +235,19 @@ class Rollout(Record):
         where = "" if self.phase not in ("progressing", "paused") else f", step {min(self.step + 1, steps)}/{steps}"
         return f"{self.phase}{where}"
 
-    def moved(self, now: datetime, phase: str, text: str = "", **changes: object) -> Rollout:
+    def moved(
+        self, now: datetime, phase: str, text: str = "", *, weight: int | None = None, **changes: object
+    ) -> Rollout:
         """Return the rollout in another phase, with a line in its history."""
         since = now if phase != self.phase else self.phase_since
-        return replace(self.told(now, text), phase=phase, phase_since=since, **changes)  # type: ignore[arg-type]
+        told = self.told(now, text, weight)
+        return replace(told, phase=phase, phase_since=since, **changes)  # type: ignore[arg-type]
 
-    def told(self, now: datetime, text: str) -> Rollout:
+    def told(self, now: datetime, text: str, weight: int | None = None) -> Rollout:
         """Return the rollout with one more line in its history."""
         if not text:
             return self
-        return replace(self, history=(*self.history, RolloutEvent(now, text))[-HISTORY_LIMIT:])
+        return replace(self, history=(*self.history, RolloutEvent(now, text, weight))[-HISTORY_LIMIT:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from mlcycle_nb.deployment.records import (
     Rollout,
     Service,
     revision_id,
+    share,
 )
 from mlcycle_nb.deployment.revisions import let_go, size_revision
 from mlcycle_nb.deployment.rollout import (
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 READ_SECONDS = 0.5
 PAIR_SECONDS = 1.0
+SERIES_SECONDS = 1.0
+SERIES_KEPT = 3000
 BASELINE = timedelta(minutes=10)
 CHAMPION = "champion"
 
@@ -129,8 +132,21 @@ class RolloutController:
             # State, position and verdicts in one write: a crash can neither lose nor double a request.
             store.observe(Rollout, record.id, analysis=state.to_json(), judgement=judgement)
             memory.state, memory.judgement = state, judgement
+            if now - memory.noted_at >= SERIES_SECONDS:
+                memory.noted_at = now
+                self._note_series(record, judgement)
             crash_point("rollout.after_analysis")
         return memory.judgement
+
+    def _note_series(self, record: Rollout, judgement: Judgement) -> None:
+        owner, now = f"rollout:{record.id}", self._context.clock.now()
+        shown = ("name", "outcome", "requests", "estimate", "low", "high")
+        points = [
+            {"time": now, "kind": "verdict", **{field: getattr(metric, field) for field in shown}}
+            for metric in judgement.metrics
+        ]
+        self._context.store.add_measurements(owner, points)
+        self._context.store.prune_measurements(owner, keep=SERIES_KEPT)
 
     def _predictions(self, record: Rollout, since: datetime | None, until: datetime) -> pa.Table:
         from mlcycle_nb.serving.prediction_log import read_predictions
@@ -210,7 +226,8 @@ class RolloutController:
         if action.split and service.phase != "serving":
             routed = replace(routed, phase="serving")
         transaction.update(routed, event="service.routed", detail=detail)
-        moved = record.moved(now, action.phase, action.text, step=action.step, in_force_since=None)
+        weight = share(action.split, record.target)
+        moved = record.moved(now, action.phase, action.text, weight=weight, step=action.step, in_force_since=None)
         transaction.update(moved, event=f"rollout.{action.phase}", detail=detail)
 
     def _complete(self, transaction: Transaction, record: Rollout) -> None:

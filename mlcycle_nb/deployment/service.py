@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.deployment import consumers, routes
+from mlcycle_nb.deployment import consumers, routes, verbs
+from mlcycle_nb.deployment.begin import Wish, begin, declare_gateway, held
 from mlcycle_nb.deployment.consumers import ConsumerState, NewConsumer
 from mlcycle_nb.deployment.policy import make_policy, parse_strategy, whole_number
 from mlcycle_nb.deployment.records import (
@@ -20,17 +18,14 @@ from mlcycle_nb.deployment.records import (
     PinnedRoute,
     Revision,
     Rollout,
-    RolloutPolicy,
     Service,
     revision_id,
     service_id,
-    share,
 )
-from mlcycle_nb.deployment.status import DeploymentStatus, RevisionStatus
-from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused, did_you_mean
+from mlcycle_nb.deployment.status import DeploymentStatus, read_status
+from mlcycle_nb.errors import InvalidInput, NotFound, Refused, did_you_mean
 from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.references import ModelReference, check_name
-from mlcycle_nb.store import Transaction
 
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.panel import RolloutPanel
@@ -38,8 +33,8 @@ if TYPE_CHECKING:
     from mlcycle_nb.serving.client import ServingClient
 
 _DEFAULT = {"dev": DeploymentStrategy.ALL_AT_ONCE, "production": DeploymentStrategy.CANARY}
-_TRIES = 8
-RECENT = timedelta(minutes=1)
+RETIREMENT_TAG = "mlcycle.retirement"
+"""Tag of a version that retirement has begun with: it must not come back."""
 
 
 class RegisteredVersion(Protocol):
@@ -147,14 +142,9 @@ class ModelDeploymentManager:
             When another rollout of the service runs; names its holder.
         """
         environment = self._check_environment(environment)
-        version = self._resolve(reference)
         chosen = parse_strategy(strategy or _DEFAULT.get(environment, DeploymentStrategy.ROLLING))
-        wanted = whole_number(
-            self.context.settings.serving.replicas if replicas is None else replicas,
-            what="--replicas",
-            low=1,
-            high=64,
-        )
+        wanted = self.context.settings.serving.replicas if replicas is None else replicas
+        wanted = whole_number(wanted, what="--replicas", low=1, high=64)
         policy = make_policy(
             chosen,
             steps=steps,
@@ -169,14 +159,22 @@ class ModelDeploymentManager:
         )
         if chosen is DeploymentStrategy.ROLLING:
             policy = replace(policy, steps=tuple(WHOLE * done // wanted for done in range(1, wanted + 1)))
+        version = self._resolve(reference)
+        self._refuse_retiring(version)
         self._check_package(version.package_digest, f"{version.name}/{version.version}")
-        overridden = self._pass_gates(version, environment, force=force, reason=reason)
-        rollout = self._begin(
-            environment, version.name, version.version, version.package_digest, chosen, wanted, policy,
-            supersede=supersede, reason=reason, overridden=overridden,
-        )  # fmt: skip
-        self._bring_up(environment)
-        return self.rollout(rollout.id)
+        wish = Wish(
+            environment=environment,
+            model=version.name,
+            target=version.version,
+            digest=version.package_digest,
+            strategy=chosen,
+            replicas=wanted,
+            policy=policy,
+            supersede=supersede,
+            reason=reason,
+            overridden=self._pass_gates(version, environment, force=force, reason=reason),
+        )
+        return self._begin(wish)
 
     def rollback_deployment(
         self, model: str, environment: str = "production", *, to: int | None = None, reason: str = ""
@@ -220,63 +218,34 @@ class ModelDeploymentManager:
                 value=revision.digest,
                 remedy="restore it from its archive, or roll back to another version with --to",
             ) from gone
-        warm = make_policy(DeploymentStrategy.ALL_AT_ONCE)
-        rollout = self._begin(
-            environment, model, target, revision.digest, DeploymentStrategy.ROLLBACK,
-            max(revision.replicas, 1), replace(warm, mirror=0), supersede=running is not None, reason=reason,
-        )  # fmt: skip
-        self._bring_up(environment)
-        return self.rollout(rollout.id)
+        wish = Wish(
+            environment=environment,
+            model=model,
+            target=target,
+            digest=revision.digest,
+            strategy=DeploymentStrategy.ROLLBACK,
+            replicas=max(revision.replicas, 1),
+            policy=replace(make_policy(DeploymentStrategy.ALL_AT_ONCE), mirror=0),
+            supersede=running is not None,
+            reason=reason,
+        )
+        return self._begin(wish)
 
     def promote(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
         """Send all requests to the new version now, without waiting for the remaining steps."""
-
-        def change(record: Rollout) -> Rollout:
-            if record.phase == "promoting":
-                return record
-            if record.phase not in ("progressing", "paused") or record.resume_to == "preparing":
-                raise Refused(
-                    f"rollout {record.id} is {record.phase}; its replicas are not ready yet",
-                    remedy="wait until it progresses",
-                )
-            return record.moved(self._now(), "promoting", "promoted by hand", reason=reason, resume_to="")
-
-        return self._change(self._find(rollout, environment), change, "rollout.promoted_by_hand", reason)
+        return self._change(verbs.promote, rollout, environment, reason)
 
     def abort(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
         """Bring all requests back to the stable version."""
-        why = reason or "aborted by hand"
-
-        def change(record: Rollout) -> Rollout:
-            if record.phase == "aborting":
-                return record
-            if record.phase == "queued":
-                return record.moved(self._now(), "aborted", why, reason=why)
-            return record.moved(self._now(), "aborting", why, reason=why, ends_as="aborted", resume_to="")
-
-        return self._change(self._find(rollout, environment), change, "rollout.aborting", why)
+        return self._change(verbs.abort, rollout, environment, reason)
 
     def pause(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
         """Keep the present weights until `resume`; a canary that fails meanwhile still goes back."""
-
-        def change(record: Rollout) -> Rollout:
-            if record.phase == "paused":
-                return record
-            if record.phase not in ("preparing", "progressing"):
-                raise Refused(f"rollout {record.id} is {record.phase}: too late to pause", remedy="abort it instead")
-            return record.moved(self._now(), "paused", "paused", resume_to=record.phase)
-
-        return self._change(self._find(rollout, environment), change, "rollout.paused", reason)
+        return self._change(verbs.pause, rollout, environment, reason)
 
     def resume(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
         """Go on with a paused rollout; its present step begins anew."""
-
-        def change(record: Rollout) -> Rollout:
-            if record.phase != "paused":
-                raise Refused(f"rollout {record.id} is {record.phase}, not paused")
-            return record.moved(self._now(), record.resume_to, "resumed", resume_to="", in_force_since=None)
-
-        return self._change(self._find(rollout, environment), change, "rollout.resumed", reason)
+        return self._change(verbs.resume, rollout, environment, reason)
 
     def rollout(self, id: str) -> Handle[Rollout]:
         """Return the handle of a rollout, in any kernel."""
@@ -302,45 +271,7 @@ class ModelDeploymentManager:
 
     def status(self, model: str, environment: str = "production") -> DeploymentStatus:
         """Return what is planned and what is in force for one model."""
-        store, service = self.context.store, self._service(model, environment)
-        gateway = store.observed(Gateway, environment)
-        weights = gateway.get("weights", {}).get(model) if gateway.get("alive") else None
-        points = store.measurements(f"service:{service.id}", kind="traffic", since=self._now() - RECENT)
-        found = []
-        revisions = [r for r in store.find(Revision, name=model, newest_first=False) if r.environment == environment]
-        for revision in sorted(revisions, key=lambda r: r.model_version):
-            seen = store.observed(Revision, revision.id) if revision.active else {}
-            own = [point for point in points if point["version"] == revision.model_version]
-            slow = [point["p95_ms"] for point in own if point["p95_ms"] is not None]
-            found.append(
-                RevisionStatus(
-                    version=revision.model_version,
-                    phase=revision.phase,
-                    ready=int(seen.get("ready", 0)),
-                    replicas=revision.replicas if revision.active else 0,
-                    restarts=int(seen.get("restarts", 0)),
-                    planned=share(service.split, revision.model_version) / 100,
-                    in_force=None if weights is None else int(weights.get(str(revision.model_version), 0)) / 100,
-                    requests=sum(int(point["requests"]) for point in own),
-                    errors=sum(int(point["errors"]) for point in own),
-                    p95_ms=max(slow, default=None),
-                    problem=str(seen.get("problem", "")),
-                )
-            )
-        rollouts = store.find(Rollout, name=service.id, limit=1)
-        trouble = gateway.get("problem") or gateway.get("error") or ""
-        return DeploymentStatus(
-            model=model,
-            environment=environment,
-            phase=service.phase,
-            url=str(gateway.get("url", "")),
-            stable=service.stable,
-            rollback_target=service.rollback_target,
-            gateway=trouble or ("running" if gateway.get("alive") else "not running"),
-            revisions=tuple(found),
-            rollout=rollouts[0].id if rollouts else "",
-            rollout_phase=rollouts[0].place if rollouts else "",
-        )
+        return read_status(self.context, self._service(model, environment))
 
     def callers(self, model: str, version: int | None = None, environment: str = "production") -> list[Caller]:
         """Return who has asked a model, or one version of it, as the gateway counted; the busiest first."""
@@ -414,13 +345,10 @@ class ModelDeploymentManager:
         service = self._service(model, environment)
         running = self._running(service.id)
         if running is not None:
-            raise _held(running)
+            raise held(running)
         return routes.undeploy(self.context, service.id, successor=successor, reason=reason)
 
     # -- parts -----------------------------------------------------------------------------------------------
-
-    def _now(self) -> Any:
-        return self.context.clock.now()
 
     def _check_environment(self, environment: str) -> str:
         known = self.context.settings.deployment.environments
@@ -451,6 +379,15 @@ class ModelDeploymentManager:
             )
         return self._development.get_version(str(parsed))
 
+    def _refuse_retiring(self, version: RegisteredVersion) -> None:
+        tags = getattr(version, "tags", {})
+        if tags.get(RETIREMENT_TAG):  # an empty tag is one that was removed
+            raise Refused(
+                f"{version.name}/{version.version} is being retired, or is",
+                where=f"retirement {tags[RETIREMENT_TAG]}",
+                remedy="cancel the retirement, or deploy another version",
+            )
+
     def _check_package(self, digest: str, reference: str) -> None:
         from mlcycle_nb.packages import PackageStore
 
@@ -476,96 +413,21 @@ class ModelDeploymentManager:
             )
         return why or "the gates did not pass"
 
-    def _begin(
-        self,
-        environment: str,
-        model: str,
-        target: int,
-        digest: str,
-        strategy: DeploymentStrategy,
-        replicas: int,
-        policy: RolloutPolicy,
-        *,
-        supersede: bool = False,
-        reason: str = "",
-        overridden: str = "",
-    ) -> Rollout:
-        now, actor = self._now(), self.context.actor
-        with self.context.store.transaction(actor=actor) as transaction:
-            _ensure(transaction, Gateway(id=environment, phase="running", created_at=now), "gateway.declared")
-            service = transaction.maybe(Service, service_id(environment, model)) or transaction.insert(
-                Service(
-                    id=service_id(environment, model),
-                    phase="serving",
-                    created_at=now,
-                    environment=environment,
-                    model=model,
-                ),
-                event="service.created",
-            )
-            earlier = transaction.find(Rollout, name=service.id)
-            running = [one for one in earlier if not one.ended]
-            same = [r for r in running if (r.target, r.strategy, r.policy) == (target, strategy, policy)]
-            if same and not supersede:
-                return same[0]  # the same cell again attaches, and never starts a second one
-            if running and not supersede:
-                raise _held(running[-1])
-            if not running and service.stable == target:
-                raise Refused(f"{model}/{target} is stable in {environment} already", remedy="nothing to do")
-            base = service.stable
-            sized = None if base is None else transaction.maybe(Revision, revision_id(environment, model, base))
-            record = Rollout(
-                id=f"{service.id}/r{len(earlier) + 1}",
-                phase="queued" if running else "preparing",
-                created_at=now,
-                environment=environment,
-                model=model,
-                target=target,
-                digest=digest,
-                strategy=strategy,
-                replicas=replicas,
-                policy=policy,
-                actor=actor,
-                pid=os.getpid(),
-                base=base,
-                base_replicas=sized.replicas if sized is not None else 0,
-                phase_since=now,
-                after=self._supersede(transaction, running),
-            ).told(now, f"{strategy} of {model}/{target} asked for by {actor}")
-            detail = {"target": target, "strategy": strategy, "replicas": replicas, "policy": policy}
-            if overridden:
-                record = record.told(now, f"forced past the gates ({overridden}): {reason}")
-                transaction.note(
-                    "gate.overridden",
-                    subject=f"model:{model}/{target}",
-                    detail={"environment": environment, "gates": overridden, "rollout": record.id},
-                    reason=reason,
-                )
-            return transaction.insert(record, event="rollout.created", detail=detail, reason=reason)
+    def _begin(self, wish: Wish) -> Handle[Rollout]:
+        rollout = begin(self.context, wish)
+        self._bring_up(wish.environment)
+        return self.rollout(rollout.id)
 
-    def _supersede(self, transaction: Transaction, running: Sequence[Rollout]) -> str:
-        """Have the running rollouts go back; return the one that holds the service, to begin after it."""
-        holder = ""
-        for one in running:
-            why = f"superseded by {self.context.actor}"
-            if one.phase == "queued":
-                ended = one.moved(self._now(), "aborted", why, reason=why)
-                transaction.update(ended, event="rollout.aborted", reason=why)
-                continue
-            holder = one.id
-            if one.phase != "aborting":
-                leaving = one.moved(self._now(), "aborting", why, reason=why, ends_as="aborted", resume_to="")
-                transaction.update(leaving, event="rollout.aborting", reason=why)
-        return holder
+    def _change(self, change: verbs.Change, rollout: str | None, environment: str, reason: str) -> Handle[Rollout]:
+        record = verbs.find_rollout(self.context, rollout, environment)
+        changed = verbs.change_rollout(self.context, record, change, reason)
+        self.context.ensure_supervisor()
+        return self.rollout(changed.id)
 
     def _ensure_gateway(self, environment: str) -> None:
         if self.context.store.maybe(Gateway, environment) is None:
             with self.context.store.transaction(actor=self.context.actor) as transaction:
-                _ensure(
-                    transaction,
-                    Gateway(id=environment, phase="running", created_at=self._now()),
-                    "gateway.declared",
-                )
+                declare_gateway(transaction, environment, self.context.clock.now())
 
     def _bring_up(self, environment: str, consumer: str = "notebook") -> None:
         self._ensure_gateway(environment)
@@ -575,60 +437,3 @@ class ModelDeploymentManager:
     def _running(self, service: str) -> Rollout | None:
         running = [one for one in self.context.store.find(Rollout, name=service) if not one.ended]
         return next((one for one in running if one.phase != "queued"), running[0] if running else None)
-
-    def _find(self, text: str | None, environment: str) -> Rollout:
-        """Return the rollout that an id, a service, a model or nothing at all names."""
-        store = self.context.store
-        if text and (exact := store.maybe(Rollout, text)) is not None:
-            return exact
-        running = [one for one in store.find(Rollout, active=True) if not one.ended]
-        if text:
-            running = [
-                one
-                for one in running
-                if text in (one.service_id, one.model, one.reference) and environment in ("", one.environment)
-            ]
-        elif environment:
-            running = [one for one in running if one.environment == environment]
-        if len(running) == 1:
-            return running[0]
-        if not running:
-            last = store.find(Rollout, limit=5)
-            known = ", ".join(f"{one.id} ({one.phase})" for one in last) or "none yet"
-            raise NotFound("no such rollout is running", value=text or "", remedy=f"the last ones: {known}")
-        listed = ", ".join(one.id for one in running)
-        raise InvalidInput("several rollouts run", value=text or "", remedy=f"say which: {listed}")
-
-    def _change(
-        self, record: Rollout, change: Callable[[Rollout], Rollout], event: str, reason: str
-    ) -> Handle[Rollout]:
-        """Store a change of a rollout that the supervisor may be changing too."""
-        for attempt in range(_TRIES):
-            if record.ended:
-                raise Refused(f"rollout {record.id} has ended: {record.phase}", remedy=record.reason)
-            changed = change(record)
-            if changed == record:
-                break
-            try:
-                with self.context.store.transaction(actor=self.context.actor) as transaction:
-                    transaction.update(changed, event=event, reason=reason)
-                break
-            except Conflict:
-                if attempt == _TRIES - 1:
-                    raise
-                time.sleep(0.02)
-                record = self.context.store.get(Rollout, record.id)
-        self.context.ensure_supervisor()
-        return self.rollout(record.id)
-
-
-def _ensure(transaction: Transaction, record: Gateway, event: str) -> None:
-    if transaction.maybe(Gateway, record.id) is None:
-        transaction.insert(record, event=event)
-
-
-def _held(running: Rollout) -> Conflict:
-    return Conflict(
-        f"rollout {running.id} of {running.reference} by {running.actor} (pid {running.pid}) is {running.place}",
-        remedy="wait for it, abort it, or use --supersede",
-    )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.records import Gateway, Revision, Rollout, Service, share
 from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, table, text_table
 
+RECENT = timedelta(minutes=1)
 _REVISIONS = ("version", "phase", "ready", "restarts", "planned", "in force", "requests", "errors", "p95 ms")
 
 
@@ -82,3 +87,58 @@ class DeploymentStatus:
             )
             for r in self.revisions
         ]
+
+
+def read_status(context: Context, service: Service) -> DeploymentStatus:
+    """Read the status of one service."""
+    store, model, environment = context.store, service.model, service.environment
+    gateway = store.observed(Gateway, environment)
+    weights = gateway.get("weights", {}).get(model, {}) if gateway.get("alive") else None
+    points = store.measurements(f"service:{service.id}", kind="traffic", since=context.clock.now() - RECENT)
+    revisions = [r for r in store.find(Revision, name=model) if r.environment == environment]
+    rollouts = store.find(Rollout, name=service.id, limit=1)
+    trouble = gateway.get("problem") or gateway.get("error") or ""
+    return DeploymentStatus(
+        model=model,
+        environment=environment,
+        phase=service.phase,
+        url=str(gateway.get("url", "")),
+        stable=service.stable,
+        rollback_target=service.rollback_target,
+        gateway=trouble or ("running" if gateway.get("alive") else "not running"),
+        revisions=tuple(
+            _revision(
+                revision,
+                store.observed(Revision, revision.id) if revision.active else {},
+                planned=share(service.split, revision.model_version) / 100,
+                in_force=None if weights is None else int(weights.get(str(revision.model_version), 0)) / 100,
+                points=[point for point in points if point["version"] == revision.model_version],
+            )
+            for revision in sorted(revisions, key=lambda revision: revision.model_version)
+        ),
+        rollout=rollouts[0].id if rollouts else "",
+        rollout_phase=rollouts[0].place if rollouts else "",
+    )
+
+
+def _revision(
+    revision: Revision,
+    seen: Mapping[str, Any],
+    *,
+    planned: float,
+    in_force: float | None,
+    points: Sequence[Mapping[str, Any]],
+) -> RevisionStatus:
+    return RevisionStatus(
+        version=revision.model_version,
+        phase=revision.phase,
+        ready=int(seen.get("ready", 0)),
+        replicas=revision.replicas if revision.active else 0,
+        restarts=int(seen.get("restarts", 0)),
+        planned=planned,
+        in_force=in_force,
+        requests=sum(int(point["requests"]) for point in points),
+        errors=sum(int(point["errors"]) for point in points),
+        p95_ms=max((point["p95_ms"] for point in points if point["p95_ms"] is not None), default=None),
+        problem=str(seen.get("problem", "")),
+    )

@@ -1,0 +1,90 @@
+"""What a person may do to a running rollout, and how the change is stored beside the supervisor's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.records import Rollout
+from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused
+
+_TRIES = 8
+Change = Callable[[Rollout, datetime, str], Rollout]
+
+
+def promote(record: Rollout, now: datetime, reason: str) -> Rollout:
+    """Skip the remaining steps."""
+    if record.phase == "promoting":
+        return record
+    if record.phase not in ("progressing", "paused") or record.resume_to == "preparing":
+        raise Refused(
+            f"rollout {record.id} is {record.phase}; its replicas are not ready yet", remedy="wait until it progresses"
+        )
+    return record.moved(now, "promoting", "promoted by hand", reason=reason, resume_to="")
+
+
+def abort(record: Rollout, now: datetime, reason: str) -> Rollout:
+    """Begin the way back."""
+    why = reason or "aborted by hand"
+    if record.phase == "aborting":
+        return record
+    if record.phase == "queued":
+        return record.moved(now, "aborted", why, reason=why)
+    return record.moved(now, "aborting", why, reason=why, ends_as="aborted", resume_to="")
+
+
+def pause(record: Rollout, now: datetime, reason: str) -> Rollout:
+    """Keep the present weights."""
+    if record.phase == "paused":
+        return record
+    if record.phase not in ("preparing", "progressing"):
+        raise Refused(f"rollout {record.id} is {record.phase}: too late to pause", remedy="abort it instead")
+    return record.moved(now, "paused", f"paused{f': {reason}' if reason else ''}", resume_to=record.phase)
+
+
+def resume(record: Rollout, now: datetime, reason: str) -> Rollout:
+    """Go on; the present step begins anew."""
+    if record.phase != "paused":
+        raise Refused(f"rollout {record.id} is {record.phase}, not paused")
+    return record.moved(now, record.resume_to, "resumed", resume_to="", in_force_since=None)
+
+
+_EVENTS: dict[Change, str] = {promote: "promoted_by_hand", abort: "aborting", pause: "paused", resume: "resumed"}
+
+
+def change_rollout(context: Context, record: Rollout, change: Change, reason: str) -> Rollout:
+    """Store a change of a rollout that the supervisor may be changing at the same time."""
+    for _ in range(_TRIES):
+        if record.ended:
+            raise Refused(f"rollout {record.id} has ended: {record.phase}", remedy=record.reason)
+        changed = change(record, context.clock.now(), reason)
+        if changed == record:
+            return record
+        try:
+            with context.store.transaction(actor=context.actor) as transaction:
+                return transaction.update(changed, event=f"rollout.{_EVENTS[change]}", reason=reason)
+        except Conflict:
+            time.sleep(0.02)  # the supervisor was first: read what it made of it
+            record = context.store.get(Rollout, record.id)
+    raise Conflict(f"rollout {record.id} changes all the time", remedy="try again")
+
+
+def find_rollout(context: Context, text: str | None, environment: str) -> Rollout:
+    """Return the rollout that an id, a service, a model or nothing at all names."""
+    store = context.store
+    if text and (exact := store.maybe(Rollout, text)) is not None:
+        return exact
+    running = [one for one in store.find(Rollout, active=True) if not one.ended]
+    if text:
+        running = [one for one in running if text in (one.service_id, one.model, one.reference)]
+    if environment:
+        running = [one for one in running if one.environment == environment]
+    if len(running) == 1:
+        return running[0]
+    if not running:
+        known = ", ".join(f"{one.id} ({one.phase})" for one in store.find(Rollout, limit=5)) or "none yet"
+        raise NotFound("no such rollout is running", value=text or "", remedy=f"the last ones: {known}")
+    listed = ", ".join(one.id for one in running)
+    raise InvalidInput("several rollouts run", value=text or "", remedy=f"say which: {listed}")
