@@ -25,6 +25,7 @@ KINDS: dict[str, type[MLCycleError]] = {
 def translated(where: str) -> Iterator[None]:
     """Turn what MLflow raises into one of our errors; `where` names the tracking server or file."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
@@ -36,5 +37,6 @@ def translated(where: str) -> Iterator[None]:
         raise EngineError(
             f"MLflow failed: {problem}", where=where, remedy="check that it can be reached, then try again"
         ) from failure
-    except OSError as failure:
-        raise EngineError(f"MLflow's files cannot be used: {failure}", where=where) from failure
+    except (OSError, SQLAlchemyError) as failure:
+        problem = str(failure).splitlines()[0]
+        raise EngineError(f"MLflow's files cannot be used: {problem}", where=where) from failure

@@ -92,7 +92,8 @@ class Registry:
             "mlcycle.workspace": self._context.workspace_id,
         }
         # A server refuses paths of its clients; the digest says where the bytes are in any package store.
-        source = f"mlcycle:{package.digest}" if self._tracking.shared else stored.path.as_uri()
+        elsewhere = f"mlcycle://packages/{package.digest.replace(':', '-')}"
+        source = elsewhere if self._tracking.shared else stored.path.as_uri()
         made = self._tracking.create_version(name, source, run_id, marks)
         crash_point("development.after_registry")
         return self._record(replace(made, created_at=self._context.clock.now()), event="model.registered")

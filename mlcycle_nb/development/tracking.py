@@ -6,9 +6,10 @@ It returns our records and raises our errors. It never loads a model: what is se
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from mlcycle_nb.development.records import (
     Run,
     RunStatus,
 )
-from mlcycle_nb.errors import Conflict, NotFound
+from mlcycle_nb.errors import Conflict, EngineError, NotFound
 from mlcycle_nb.files import private_folder
 
 METRICS_PER_BATCH = 1000
@@ -250,6 +251,8 @@ class Tracking:
             # Several processes that make MLflow's tables, or its first experiment, at once crash one another.
             if not self.shared and not self._file.exists():
                 _make_database(self._file)
+            if not self.shared:
+                _refuse_unreadable(self._file)
             client = client_type(tracking_uri=self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)
@@ -265,6 +268,15 @@ class Tracking:
         if experiment_id not in self._experiment_names:
             self._experiment_names[experiment_id] = client.get_experiment(experiment_id).name
         return to_run(run, self._experiment_names[experiment_id])
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Fail at once where MLflow would try for minutes to open what is no database."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as failure:
+        raise EngineError(f"MLflow's database cannot be used: {failure}", where=str(path)) from failure
 
 
 def _make_database(path: Path) -> None:
