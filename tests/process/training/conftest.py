@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from mlcycle_nb.supervisor.processes import MARKER
 from mlcycle_nb.training import carry
 from mlcycle_nb.training.cell import read_cell, resolve
 from mlcycle_nb.training.checkpoints import CheckpointStore
@@ -120,6 +122,33 @@ def run_alone(path: Path, cell: str, namespace: dict[str, Any], processes: int, 
     ended = subprocess.run(plan.argv, env={**os.environ, **plan.env}, capture_output=True, text=True)
     assert ended.returncode == 0, folder.output_of(0).read_text() + ended.stderr
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keys_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the tests of a module away from the user's own keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("keys")
+        patch.setenv("MLCYCLE_KEYS", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def workspace(keys_of_their_own: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """One workspace for the tests of a module: making MLflow's database takes longer than a job."""
+    opened = Workspace.open(tmp_path_factory.mktemp("workspace") / ".mlcycle")
+    yield opened
+    opened.down()
+    left = [p.cmdline() for p in psutil.process_iter() if _marked(p, opened.context.workspace_id)]
+    opened.close()
+    assert not left, f"processes left behind: {left}"
+
+
+def _marked(process: psutil.Process, workspace_id: str) -> bool:
+    try:
+        return process.environ().get(MARKER, "").startswith(f"{workspace_id}/")
+    except psutil.Error:
+        return False
 
 
 @pytest.fixture(scope="session", params=[1, 2], ids=["1 process", "2 processes"])

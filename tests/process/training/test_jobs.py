@@ -91,20 +91,19 @@ class TestRefusals:
         [("", "empty"), ("fit(", "never closed"), ("fit(absent)", "'absent'"), ("fit(lock)", "'lock' a _thread.lock")],
     )
     def test_before_launch(self, workspace: Workspace, cell: str, message: str) -> None:
-        """No record, no folder, no supervisor."""
+        """No record and no folder."""
         import threading
 
         with pytest.raises(InvalidInput, match=message):
-            workspace.training.train_model("digits", cell, {"lock": threading.Lock()})
+            workspace.training.train_model("refused", cell, {"lock": threading.Lock()})
 
-        assert workspace.training.jobs() == []
-        assert not list(workspace.context.folder("training", "jobs").iterdir())
-        assert workspace.context.processes.names() == []
+        assert workspace.training.jobs("refused") == []
+        assert not list(workspace.context.folder("training", "jobs").glob("refused*"))
 
     def test_unknown_job(self, workspace: Workspace) -> None:
-        """The message says how to make one."""
-        with pytest.raises(NotFound, match="%%train makes one"):
-            workspace.training.job("digits-1")
+        """The message lists what there is, or says how to make one."""
+        with pytest.raises(NotFound, match=r"no such training job.*(known:|%%train makes one)"):
+            workspace.training.job("absent-1")
 
 
 FAILING = """
@@ -113,7 +112,7 @@ if accelerator.process_index == 1:
     raise ValueError("no such label: 9")
 fit(torch.nn.Linear(20, 3), None, None, loss=None) if False else time.sleep(60)
 """
-DIVERGING = SHORT.replace('params.get("lr", 0.1)', "1e39")
+DIVERGING = SHORT.replace("loss=torch.nn.CrossEntropyLoss()", "loss=lambda o, t: o.sum() * float('nan')")
 
 
 class TestFailures:
@@ -121,7 +120,7 @@ class TestFailures:
 
     def test_user_error_on_one_rank(self, workspace: Workspace) -> None:
         """The rank that raised is named, not the ones that lost it."""
-        record = workspace.training.train_model("digits", FAILING, names(), processes=2).wait(60)
+        record = workspace.training.train_model("failing", FAILING, names(), processes=2).wait(60)
 
         assert record.phase == "failed"
         assert (record.attempt, record.restarts) == (1, ())
@@ -135,7 +134,7 @@ class TestFailures:
 
     def test_non_finite_loss(self, workspace: Workspace) -> None:
         """Training that diverges stops with the step and a remedy, and leaves no checkpoint with such weights."""
-        record = workspace.training.train_model("digits", DIVERGING, names()).wait(60)
+        record = workspace.training.train_model("diverging", DIVERGING, names()).wait(60)
 
         assert record.phase == "failed"
         assert record.failure is not None
@@ -148,7 +147,7 @@ class TestFailures:
 def test_stop_takes_a_checkpoint(workspace: Workspace) -> None:
     """Two processes stop at the same step, with a checkpoint there."""
     params = {"lr": 0.01, "sleep": 0.05}
-    handle = workspace.training.train_model("digits", CELL, names(), processes=2, epochs=50, params=params)
+    handle = workspace.training.train_model("stopped", CELL, names(), processes=2, epochs=50, params=params)
     folder = folder_of(workspace, handle.id)
     until(lambda: max((step for _, step in losses(folder)), default=0) >= 3)
 
