@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -148,17 +149,36 @@ def key_of(context: Context, environment: str, name: str) -> str:
     return key
 
 
-def wait_for_key(context: Context, environment: str, name: str, *, limit_seconds: float = KEY_SECONDS) -> str:
-    """Return the gateway's address once it takes this consumer's key."""
-    wanted = f"{name}:{key_digest(key_of(context, environment, name))}"
+def wait_until_served(
+    context: Context, environment: str, model: str, name: str, *, limit_seconds: float = KEY_SECONDS
+) -> str:
+    """Return the gateway's address once a replica of `model` answers there to this consumer's key.
+
+    Asked at the gateway itself: what is stored may have been true before everything was stopped.
+    """
+    key = key_of(context, environment, name)
     deadline = time.monotonic() + limit_seconds
     while True:
         seen = context.store.observed(Gateway, environment)
-        if seen.get("alive") and wanted in seen.get("keys", ()):
-            return str(seen["url"])
+        url = str(seen.get("url", ""))
+        status = _ask(url, f"/v2/models/{model}/ready", key) if url else 0
+        if status == 200:
+            return url
         if time.monotonic() > deadline:
             trouble = seen.get("problem") or seen.get("error")
             if trouble:
                 raise EngineError(f"the gateway of {environment} is in trouble: {trouble}", remedy="mlcycle doctor")
-            raise WaitTimeout(f"the gateway of {environment} did not take the key within {limit_seconds:g} s")
+            said = f"answers {status}" if status else "does not answer"
+            raise WaitTimeout(f"{model} in {environment} {said} after {limit_seconds:g} s", remedy="%mlcycle status")
         time.sleep(0.05)
+
+
+def _ask(url: str, path: str, key: str) -> int:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=2.0)
+    try:
+        connection.request("GET", path, headers={"authorization": f"Bearer {key}"})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()

@@ -178,6 +178,7 @@ class GatewayController:
             environment,
             memory,
             label=applied.plan,
+            applied_by=self._context.store.fence,
             sockets=sorted(socket for cluster in plan.clusters for socket in cluster.sockets),
             drained=memory.busy_since is None,
             keys=sorted(f"{name}:{key_digest(key)}" for name, key in plan.consumers.items()),
@@ -211,6 +212,8 @@ class GatewayController:
         self._remember(environment, memory, **seen)
 
     def _remember(self, environment: str, memory: _Memory, **seen: Any) -> None:
+        # What an earlier leader saw may be long past: readers compare the fence.
+        seen["fence"] = self._context.store.fence
         changed = {key: value for key, value in seen.items() if memory.seen.get(key) != value}
         memory.seen.update(seen)
         if changed:

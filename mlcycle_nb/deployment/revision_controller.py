@@ -116,6 +116,8 @@ class RevisionController:
         known = max([record.replicas, *(index + 1 for index in memory.replicas)])
         gateway = self._context.store.observed(Gateway, record.environment)
         routed = set(gateway.get("sockets", ()))
+        # Until this leader has applied a plan, nobody knows which sockets still get requests.
+        known_routes = not gateway or gateway.get("applied_by") == self._context.store.fence
         seen = []
         for index in range(known):
             replica = self._replica(record, memory, index)
@@ -135,7 +137,7 @@ class RevisionController:
         leaving = record.phase == "ready" and record.drain_at is not None
         return RevisionObservation(
             replicas=tuple(seen),
-            gateway_drained=bool(gateway.get("drained", True)),
+            gateway_drained=known_routes and bool(gateway.get("drained", True)),
             in_use=leaving and self._in_use(record),
             last_pinned=self._last_pinned(record, gateway) if leaving else None,
         )
@@ -211,6 +213,7 @@ class RevisionController:
             words = state.refused or self._replica(record, memory, index).last_words()
             problem = f"replica {index} of {record.model}/{record.model_version}: {words or 'it ends without a word'}"
         noted: dict[str, object] = {
+            "fence": self._context.store.fence,
             "attempt": record.attempt,
             "ready": sum(state.ready for state in states[: record.replicas]),
             "restarts": sum(state.restarts for state in states),

@@ -72,6 +72,8 @@ class RolloutController:
         store = self._context.store
         service = store.get(Service, record.service_id)
         gateway = store.observed(Gateway, record.environment)
+        if gateway.get("fence") != store.fence:
+            gateway = {}  # an earlier leader's: all of it may have been stopped since
         reachable = gateway.get("reachable", {}) if gateway.get("alive") else {}
         predecessor = store.maybe(Rollout, record.after) if record.after else None
         return RolloutObservation(
@@ -91,7 +93,7 @@ class RolloutController:
         if revision is None:
             return Seen()
         seen = self._context.store.observed(Revision, id)
-        if seen.get("attempt") != revision.attempt:
+        if seen.get("attempt") != revision.attempt or seen.get("fence") != self._context.store.fence:
             seen = {}
         return Seen(
             revision=revision,

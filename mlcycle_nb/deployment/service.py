@@ -282,8 +282,13 @@ class ModelDeploymentManager:
 
     # -- consumers -------------------------------------------------------------------------------------------
 
-    def client(self, model: str, environment: str = "production", consumer: str = "notebook") -> ServingClient:
-        """Return a client of a deployed model, with the key of `consumer`; the consumer is added when it is new."""
+    def client(
+        self, model: str, environment: str = "production", consumer: str = "notebook", *, version: int | None = None
+    ) -> ServingClient:
+        """Return a client of a deployed model, with the key of `consumer`; the consumer is added when it is new.
+
+        With `version` the client asks that version's own address instead of the one that the split chooses.
+        """
         from mlcycle_nb.serving.client import ServingClient
 
         service = self._service(model, environment)
@@ -291,8 +296,8 @@ class ModelDeploymentManager:
             raise Refused(f"{service.id} answers no requests", remedy="see the deployment's status")
         self._bring_up(environment, consumer)
         key = consumers.key_of(self.context, environment, consumer)
-        url = consumers.wait_for_key(self.context, environment, consumer)
-        return ServingClient(url, key, model)
+        url = consumers.wait_until_served(self.context, environment, model, consumer)
+        return ServingClient(url, key, model, version=version)
 
     def add_consumer(self, name: str, environment: str = "production") -> NewConsumer:
         """Make a consumer and its key, which is shown once."""
