@@ -99,6 +99,9 @@ def build_package(
     exporter = exporter_for(model)
     batch = rows[_golden_rows(len(rows))]
     answers = exporter.answer(model, batch, task)
+    for name, array in answers.items():
+        if len(array) != len(batch):
+            raise InvalidInput(f"the model gave {len(array)} rows of {name} for {len(batch)} rows")
     classes = _class_names(class_names, exporter.class_names(model), answers, task)
     content = _content(model, exporter, batch, answers, task, format)
     if content.format == "python" and signer is None:

@@ -287,11 +287,11 @@ def _no_route(scope: Scope) -> Problem:
 
 
 def _server_metadata() -> bytes:
+    from importlib.metadata import version
+
     import orjson
 
-    from mlcycle_nb import __version__
-
-    return orjson.dumps({"name": SERVER_NAME, "version": __version__, "extensions": ["binary_tensor_data"]})
+    return orjson.dumps({"name": SERVER_NAME, "version": version("mlcycle-nb"), "extensions": ["binary_tensor_data"]})
 
 
 _SERVER_METADATA = _server_metadata()

@@ -1,8 +1,8 @@
 """One replica: a process that answers for one package on a Unix socket.
 
 ``python -m mlcycle_nb.serving.replica --config FILE.json``. The socket appears only after the golden batch is answered
-correctly, so whoever can connect finds a replica that is ready. SIGTERM drains: not ready, then no new connections,
-then the requests in hand are answered, then the prediction log is flushed.
+correctly, so whoever can connect finds a replica that is ready. SIGTERM drains: not ready and no new connections, then
+the requests in hand are answered, then the prediction log is flushed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -92,6 +92,7 @@ class ReplicaServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: ReplicaApp) -> None:
         super().__init__(config)
         self._app = app
+        self.on_drain: Callable[[], None] = lambda: None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop."""
@@ -108,6 +109,7 @@ class ReplicaServer(uvicorn.Server):
         asyncio.get_event_loop().call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
+        self.on_drain()
         asyncio.get_running_loop().call_later(self._app.limits.drain_seconds, self._stop)
 
     def _stop(self) -> None:
@@ -177,6 +179,16 @@ def serve(config: ReplicaConfig) -> None:
     listener, staged = bind(config.socket)
     identity = staged.stat().st_ino
     server = make_server(app)
+
+    def withdraw() -> None:
+        # Before the drain, so that nobody connects any more and then finds the connection never accepted.
+        try:
+            if config.socket.stat().st_ino == identity:
+                config.socket.unlink()
+        except FileNotFoundError:
+            pass
+
+    server.on_drain = withdraw
     # What start-up made stays for good: later collections need not walk it.
     gc.collect()
     gc.freeze()
@@ -187,11 +199,7 @@ def serve(config: ReplicaConfig) -> None:
     try:
         asyncio.run(server.serve(sockets=[listener]))
     finally:
-        try:
-            if config.socket.stat().st_ino == identity:
-                config.socket.unlink()
-        except FileNotFoundError:
-            pass
+        withdraw()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

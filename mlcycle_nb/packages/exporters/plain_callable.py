@@ -30,10 +30,10 @@ class PlainCallable:
 
         call = model if callable(model) else getattr(model, "predict_proba", None) or model.predict
         result = np.asarray(call(rows))
-        if result.shape[:1] != rows.shape[:1]:
-            raise InvalidInput(f"the model answered {list(result.shape)} for {len(rows)} rows")
+        if not result.ndim:
+            raise InvalidInput("the model answered one number for all rows")
         if task == "regression":
-            return {"value": result.astype(np.float32).reshape(len(rows), -1)[:, 0] if result.ndim > 1 else
+            return {"value": result.astype(np.float32).reshape(len(result), -1)[:, 0] if result.ndim > 1 else
                     result.astype(np.float32)}  # fmt: skip
         if result.ndim == 2:
             return {"label": result.argmax(axis=1).astype(np.int64), "probabilities": result.astype(np.float32)}
