@@ -104,10 +104,8 @@ class Deployed:
         return record
 
     def load(self, *, clients: int = 4, per_second: float | None = None) -> Traffic:
-        client = self.manager.client("digits", ENVIRONMENT)
-        key = client._http.headers["authorization"].removeprefix("Bearer ")
-        url = client.base_url
-        client.close()
+        with self.manager.client("digits", ENVIRONMENT) as client:
+            url, key = client.base_url, client.key
         return Traffic(url, "digits", key, self.built.rows, concurrency=clients, per_second=per_second)
 
     def status(self):

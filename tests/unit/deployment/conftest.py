@@ -164,9 +164,14 @@ class World:
 
 
 @pytest.fixture
-def world(context: Context, monkeypatch: pytest.MonkeyPatch) -> World:
+def world_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No supervisor is started, and no registry is told an alias."""
     monkeypatch.setattr(Context, "ensure_supervisor", lambda self: None)
     monkeypatch.setattr(RolloutController, "_set_alias", _note_alias)
+
+
+@pytest.fixture
+def world(context: Context, world_patches: None) -> World:
     gates = ScriptedGates()
     return World(context, Manager(context, ScriptedRegistry(), gates), gates)
 
