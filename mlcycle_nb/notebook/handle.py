@@ -12,6 +12,7 @@ from mlcycle_nb.notebook.panel import Panel
 
 R = TypeVar("R")
 _POLL_SECONDS = 0.1
+_SUSTAIN_SECONDS = 1.0
 
 
 class Handle(Generic[R]):
@@ -27,6 +28,8 @@ class Handle(Generic[R]):
         Says whether a record will change no more.
     panel : callable, optional
         Makes the panel that shows the work.
+    sustain : callable, optional
+        Called about once a second while somebody waits: brings back what the work needs, should it have been killed.
     """
 
     def __init__(
@@ -35,12 +38,16 @@ class Handle(Generic[R]):
         read: Callable[[], R],
         done: Callable[[R], bool],
         panel: Callable[[], Panel[Any]] | None = None,
+        *,
+        sustain: Callable[[], None] | None = None,
     ) -> None:
         self.id = record_id
         self._read = read
         self._done = done
         self._make_panel = panel
         self._panel: Panel[Any] | None = None
+        self._sustain = sustain
+        self._sustain_at = 0.0
 
     @property
     def record(self) -> R:
@@ -73,7 +80,7 @@ class Handle(Generic[R]):
         last: R | None = None
         try:
             while True:
-                record = self._read()
+                record = self._look()
                 if record != last and on_change is not None:
                     on_change(record)
                 last = record
@@ -86,15 +93,38 @@ class Handle(Generic[R]):
             print(f"detached from {self.id}: it goes on; run the cell again, or .wait(), to attach")
             return self._read()
 
+    def wait_for(self, condition: Callable[[R], Any], timeout: float = 60.0) -> R:
+        """Block until `condition` holds of the record, and return it.
+
+        Raises
+        ------
+        WaitTimeout
+            When `timeout` seconds have passed.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            record = self._look()
+            if condition(record):
+                return record
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"the condition on {self.id} did not hold within {timeout:g} s", remedy="wait again")
+            time.sleep(_POLL_SECONDS)
+
     def __await__(self) -> Generator[Any, None, R]:
         return self._wait_async().__await__()
 
     async def _wait_async(self) -> R:
         while True:
-            record = await asyncio.to_thread(self._read)
+            record = await asyncio.to_thread(self._look)
             if self._done(record):
                 return record
             await asyncio.sleep(_POLL_SECONDS)
+
+    def _look(self) -> R:
+        if self._sustain is not None and time.monotonic() >= self._sustain_at:
+            self._sustain_at = time.monotonic() + _SUSTAIN_SECONDS
+            self._sustain()
+        return self._read()
 
     def panel(self) -> Panel[Any] | None:
         """Return the panel of this work."""

@@ -88,6 +88,8 @@ class ServingClient:
         self._datatype: str | None = None
         self.base_url = base_url
         self.model = model
+        self.version = version
+        self.key = key
         self._path = f"/v2/models/{model}" + ("" if version is None else f"/versions/{version}")
 
     def predict(self, rows: Any, *, headers: dict[str, str] | None = None) -> Prediction:

@@ -8,7 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlcycle_nb.serving.client import ServingClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Traffic:
         self._lock = threading.Lock()
         self._sent = 0
         self._began = 0.0
+
+    @classmethod
+    def through(cls, client: ServingClient, rows: Any, **options: Any) -> Traffic:
+        """Return traffic to the model, and with the key, of a client."""
+        return cls(client.base_url, client.model, client.key, rows, version=client.version, **options)
 
     def start(self) -> Traffic:
         """Start the clients and return at once."""
