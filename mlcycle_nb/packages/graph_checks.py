@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import Refused
+from mlcycle_nb.packages.onnx_proto import FLOATING, floats_of, model_class
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,15 +25,13 @@ _NUMBER_ATTRIBUTES = frozenset(
         "support_vectors", "rho", "base_values", "imputed_value_floats",
     }
 )  # fmt: skip
-_FLOATING = frozenset({1, 10, 11, 16})  # TensorProto FLOAT, FLOAT16, DOUBLE, BFLOAT16
 
 
 def check_graph(content: bytes, *, where: str) -> None:
     """Raise Refused, with what and how many, unless the graph is one that is safe and sensible to load."""
-    import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    model: Any = onnx.ModelProto()
+    model: Any = model_class()()
     try:
         model.ParseFromString(content)
     except DecodeError:
@@ -123,7 +122,7 @@ def _check_weights(nodes: list[Any], tensors: list[tuple[str, Any]], where: str)
     bad: list[str] = []
     zero: list[str] = []
     for name, tensor in tensors:
-        if tensor.data_type not in _FLOATING:
+        if tensor.data_type not in FLOATING:
             continue
         array = _to_array(tensor, name, where)
         if not _finite_or_mask(array, name in operands):
@@ -146,15 +145,12 @@ def _check_weights(nodes: list[Any], tensors: list[tuple[str, Any]], where: str)
 
 
 def _to_array(tensor: Any, name: str, where: str) -> NDArray[np.floating[Any]]:
-    from onnx import numpy_helper
-
     try:
-        array: NDArray[np.floating[Any]] = numpy_helper.to_array(tensor)
+        return floats_of(tensor)
     except (ValueError, TypeError) as failure:
         raise Refused(
             f"tensor {name} holds other bytes than its shape {list(tensor.dims)} says", where=where
         ) from failure
-    return array
 
 
 def _finite_or_mask(array: NDArray[np.floating[Any]], weight: bool) -> bool:
