@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.deployment import routes
 from mlcycle_nb.deployment.records import (
     Gateway,
     PinnedRoute,
@@ -15,7 +16,7 @@ from mlcycle_nb.deployment.records import (
     revision_id,
     service_id,
 )
-from mlcycle_nb.deployment.revisions import let_go, size_revision
+from mlcycle_nb.deployment.revisions import size_revision
 from mlcycle_nb.deployment.traffic import read_callers
 from mlcycle_nb.errors import NotFound
 from mlcycle_nb.retirement.decide import OUR_TAGS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlcycle_nb.development.service import ModelDevelopmentManager
 
 RUNNING = ("starting", "ready")
+_REASON = "retirement"
 
 
 def real_world(context: Context) -> tuple[DeployedTraffic, DevelopmentRegistry, ChannelMessenger]:
@@ -69,8 +71,8 @@ class DeployedTraffic:
 
     def address(self, environment: str, model: str, version: int) -> Address:
         service = self._service(environment, model)
-        routes = () if service is None else service.pinned
-        return next((_address(route) for route in routes if route.version == version), Address())
+        pinned = () if service is None else service.pinned
+        return next((_address(route) for route in pinned if route.version == version), Address())
 
     def in_force(self, environment: str, model: str, version: int) -> Address:
         from mlcycle_nb.serving.gateway import Gateway as Envoy
@@ -97,24 +99,20 @@ class DeployedTraffic:
     # -- writing ---------------------------------------------------------------------------------------------
 
     def set_address(self, environment: str, model: str, version: int, address: Address) -> None:
-        with self._context.store.transaction(actor=self._context.actor) as transaction:
-            service = transaction.get(Service, service_id(environment, model))
-            others = tuple(route for route in service.pinned if route.version != version)
-            wanted = (_route(version, address),) if address.planned else ()
-            pinned = tuple(sorted((*others, *wanted), key=lambda route: route.version))
-            if pinned == service.pinned:
-                return
-            routed = service.routed(pinned=pinned)
-            detail = {"version": version, "split": address.split, "gone": address.gone, "successor": address.successor}
-            transaction.update(routed, event="service.pinned", detail=detail)
+        service = service_id(environment, model)
+        if not address.planned:
+            routes.clear_pinned(self._context, service, version, reason=_REASON)
+            return
+        pinned = _route(version, address)
+        # Every version that answers here runs already, so there is nothing to make from a digest.
+        replicas = self._context.settings.serving.replicas
+        routes.set_pinned(self._context, service, pinned, {}, replicas=replicas, reason=_REASON)
 
     def stop(self, environment: str, model: str, version: int) -> None:
-        with self._context.store.transaction(actor=self._context.actor) as transaction:
-            found = transaction.maybe(Revision, revision_id(environment, model, version))
-            if found is None or found.phase not in RUNNING or (found.drain_at is not None and not found.warm_seconds):
-                return
-            now = self._context.clock.now()
-            let_go(transaction, now, environment=environment, model=model, version=version, warm_seconds=0.0)
+        found = self._revision(environment, model, version)
+        if found is None or found.phase not in RUNNING or (found.drain_at is not None and not found.warm_seconds):
+            return
+        routes.stop_version(self._context, service_id(environment, model), version, reason=_REASON)
 
     def start(self, environment: str, model: str, version: int) -> None:
         with self._context.store.transaction(actor=self._context.actor) as transaction:

@@ -285,12 +285,12 @@ class RetirementController:
             if alias in before.aliases and (seen.aliases or {}).get(alias) != before.aliases[alias]:
                 self._registry.set_alias(record.model, alias, before.aliases[alias])
         self._registry.set_tags(record.model, record.model_version, {tag: before.tags.get(tag) for tag in OUR_TAGS})
+        if seen.declared != before.address:
+            self._traffic.set_address(*where, before.address)
         if before.running and not seen.old_running:
             self._traffic.start(*where)
         elif seen.old_running and not before.running:
             self._traffic.stop(*where)  # it was about to end, and only the retirement kept it
-        if seen.declared != before.address:
-            self._traffic.set_address(*where, before.address)
         crash_point("retirement.after_undo")
 
     def _give_package_back(self, record: Retirement) -> None:

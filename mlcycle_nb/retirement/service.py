@@ -352,6 +352,7 @@ class ModelRetirementManager:
             lambda: self.context.store.get(Retirement, id),
             lambda record: record.phase in ENDED_PHASES,
             lambda: RetirementPanel(self, id),
+            sustain=self.context.revive_supervisor,
         )
 
     # -- parts -----------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class ScriptedWorld:
 
     replicas: dict[tuple[str, str, int], int] = field(default_factory=dict)
     ending: set[tuple[str, str, int]] = field(default_factory=set)
+    stopped: dict[tuple[str, str, int], int] = field(default_factory=dict)
     stables: dict[tuple[str, str], int] = field(default_factory=dict)
     digests: dict[tuple[str, int], str] = field(default_factory=dict)
     named: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -102,11 +103,16 @@ class ScriptedWorld:
 
     def stop(self, environment: str, model: str, version: int) -> None:
         place = (environment, model, version)
-        self._write("stop", lambda: self.replicas.pop(place, None), *place)
+
+        def change() -> None:
+            if place in self.replicas:
+                self.stopped[place] = self.replicas.pop(place)
+
+        self._write("stop", change, *place)
 
     def start(self, environment: str, model: str, version: int) -> None:
         place = (environment, model, version)
-        self._write("start", lambda: self.replicas.setdefault(place, 1), *place)
+        self._write("start", lambda: self.replicas.setdefault(place, self.stopped.get(place, 1)), *place)
 
     def processes(self, environment: str, model: str, version: int) -> list[str]:
         count = self.replicas.get((environment, model, version), 0)
