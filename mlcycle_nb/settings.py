@@ -43,6 +43,7 @@ class WorkspaceSettings:
     tracking_uri: str = ""  # empty: MLflow on SQLite in the workspace folder
     actor: str = field(default_factory=_actor)
     clock: str = _choice("system", "system", "offset")  # offset: `mlcycle clock advance`, for rehearsals and tests
+    single_user: str = _choice("auto", "auto", "yes", "no")  # may one person approve their own; auto: yes on SQLite
     deterministic: bool = False  # stable ids, times and roundings in outputs, for compared notebooks
 
 
@@ -87,6 +88,13 @@ class MonitoringSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleSettings:
+    """Which environments a version reaches only after somebody approved it."""
+
+    approvals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of a workspace."""
 
@@ -95,6 +103,7 @@ class Settings:
     serving: ServingSettings = field(default_factory=ServingSettings)
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
 
 
 SECTIONS = {f.name: f.default_factory for f in fields(Settings)}

@@ -134,8 +134,11 @@ class Workspace:
     def deployment(self) -> ModelDeploymentManager:
         """Services, rollouts, consumers."""
         from mlcycle_nb.deployment.service import ModelDeploymentManager
+        from mlcycle_nb.lifecycle.approvals import Approvals, ApprovingGatekeeper
 
-        return ModelDeploymentManager(self.context, self.development, self.validation)
+        approvals = Approvals(self.context, self.development, self.validation)
+        gatekeeper = ApprovingGatekeeper(self.context, approvals, self.validation)
+        return ModelDeploymentManager(self.context, self.development, gatekeeper)
 
     @cached_property
     def monitoring(self) -> ModelMonitor:
