@@ -21,8 +21,10 @@ class MonitorHandle(Handle["MonitorStatus"]):
         read: Callable[[], MonitorStatus],
         panel: Callable[[], Panel[Any]],
         stop: Callable[[], Any],
+        *,
+        sustain: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(record_id, read, lambda status: _reached(status, 1), panel)
+        super().__init__(record_id, read, lambda status: _reached(status, 1), panel, sustain=sustain)
         self._stop = stop
 
     @property
@@ -32,7 +34,9 @@ class MonitorHandle(Handle["MonitorStatus"]):
 
     def wait_windows(self, windows: int, timeout: float | None = None) -> MonitorStatus:
         """Block until this many windows have been judged since the start, over all versions, or it was stopped."""
-        waiting: Handle[MonitorStatus] = Handle(self.id, self._read, lambda status: _reached(status, windows))
+        waiting: Handle[MonitorStatus] = Handle(
+            self.id, self._read, lambda status: _reached(status, windows), sustain=self._sustain
+        )
         return waiting.wait(timeout)
 
     def stop(self) -> None:

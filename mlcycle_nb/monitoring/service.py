@@ -376,6 +376,7 @@ class ModelMonitor:
             lambda: self.status(monitor.model, environment=monitor.environment),
             lambda: self.panel(monitor.model, environment=monitor.environment),
             lambda: self.stop_monitoring(monitor.model, environment=monitor.environment),
+            sustain=self._context.revive_supervisor,
         )
 
 
@@ -397,7 +398,8 @@ def _bounds(given: Mapping[str, float]) -> dict[str, float]:
     known = detectors.DETECTORS.names()
     for name, bound in given.items():
         if name not in known:
-            raise InvalidInput("an effect bound is for no detector", value=name, remedy=did_you_mean(name, known))
+            remedy = f"{did_you_mean(name, known)}known: {', '.join(known)}"
+            raise InvalidInput("an effect bound is for no detector", value=name, remedy=remedy)
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound) or bound < 0:
             raise InvalidInput("an effect bound must be a finite number from 0", value=bound, where=name)
     return {name: float(bound) for name, bound in given.items()}

@@ -1,0 +1,217 @@
+"""Alerts reach the channels: queued in one transaction, delivered at least once, silenced, given up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from mlcycle_nb.context import Context
+from mlcycle_nb.monitoring.alerts import Evidence
+from mlcycle_nb.monitoring.channels import CHANNELS
+from mlcycle_nb.monitoring.channels._contract import Delivery
+from mlcycle_nb.monitoring.channels.notebook import owner
+from mlcycle_nb.monitoring.delivery import AlertController, NotificationController, SilenceController
+from mlcycle_nb.monitoring.incidents import record_evidence
+from mlcycle_nb.monitoring.records import Alert, Monitor, Notification, Silence
+from mlcycle_nb.monitoring.windows import Streak
+from mlcycle_nb.supervisor.loop import ReconcileLoop
+from mlcycle_nb.testing import FakeClock
+
+
+@dataclass
+class Capturing:
+    """Remembers what it was given, and answers as scripted."""
+
+    answers: list[Delivery] = field(default_factory=list)
+    given: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def deliver(self, context: Context, key: str, message: Any) -> Delivery:
+        self.given.append((key, dict(message)))
+        return self.answers.pop(0) if self.answers else Delivery(delivered=True)
+
+
+@pytest.fixture
+def channel(monkeypatch: pytest.MonkeyPatch) -> Capturing:
+    capturing = Capturing()
+    monkeypatch.setitem(CHANNELS._loaded, "capturing", capturing)
+    return capturing
+
+
+@pytest.fixture
+def turn(context: Context) -> Callable[[], None]:
+    """Run the reconcile loop until nothing more is due."""
+
+    def run() -> None:
+        controllers = [AlertController(context), NotificationController(context), SilenceController(context)]
+        loop = ReconcileLoop(context, controllers)
+        for _ in range(4):
+            loop.turn()
+            loop.settle()
+        loop.close()
+
+    return run
+
+
+def seen(context: Context, monitor: Monitor, state: str, streak: Streak) -> Alert | None:
+    evidence = Evidence(
+        kind="data_drift",
+        version=1,
+        state=state,
+        subjects=("age",),
+        summary="age moved",
+        streaks={1: streak},  # type: ignore[arg-type]
+    )
+    return record_evidence(context, monitor, evidence)
+
+
+def fire(context: Context, monitor: Monitor) -> Alert:
+    alert = seen(context, monitor, "bad", Streak(bad=1))
+    assert alert is not None
+    return alert
+
+
+def test_a_firing_alert_reaches_every_channel_once(context: Context, declare, turn, channel: Capturing) -> None:
+    alert = fire(context, declare(channels=("notebook", "log", "capturing")))
+    turn()
+    turn()
+    [(key, message)] = channel.given
+    lines = (context.home / "logs" / "alerts.log").read_text().splitlines()
+    stored = context.store.measurements(owner("production/credit"))
+
+    assert key == f"{alert.id}-1"
+    assert (message["subjects"], message["status"]) == ("age", "firing")
+    assert [json.loads(line)["key"] for line in lines] == [key]
+    assert [row["key"] for row in stored] == [key]
+    assert {n.phase for n in context.store.find(Notification)} == {"delivered"}
+
+
+def test_a_message_is_delivered_again_under_the_same_key_when_nobody_knows_whether_it_was(
+    context: Context, declare, turn, channel: Capturing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor dies after the receiver has it and before that is stored."""
+    fire(context, declare(channels=("notebook", "capturing")))
+    with monkeypatch.context() as patch:
+        patch.setattr(NotificationController, "_end", lambda self, record: (_ for _ in ()).throw(KeyboardInterrupt))
+        controller = NotificationController(context)
+        alerts = AlertController(context)
+        [alert] = context.store.find(Alert, active=True)
+        alerts.act("tell", alert, alerts.observe(alert))
+        for record in context.store.find(Notification, active=True):
+            with pytest.raises(KeyboardInterrupt):
+                controller.act("deliver", record, {})
+    turn()
+
+    assert [key for key, _ in channel.given] == [channel.given[0][0]] * 2
+    assert channel.given[0] == channel.given[1]
+    assert len(context.store.measurements(owner("production/credit"))) == 1  # the store can tell by the key
+
+
+def test_a_bad_sink_is_tried_with_growing_waits_and_does_not_hold_the_others(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    channel.answers = [Delivery(delivered=False, retry=True, detail="HTTP 503")] * 2
+    fire(context, declare(channels=("capturing", "log")))
+    turn()
+
+    assert len(channel.given) == 1
+    assert (context.home / "logs" / "alerts.log").exists()
+    [waiting] = context.store.find(Notification, active=True)
+    assert context.store.observed(Notification, waiting.id)["detail"] == "HTTP 503"
+    turn()
+    assert len(channel.given) == 1
+    fake_clock.advance(timedelta(seconds=3))
+    turn()
+    fake_clock.advance(timedelta(seconds=6))
+    turn()
+
+    assert len({key for key, _ in channel.given}) == 1
+    assert len(channel.given) == 3
+    assert not context.store.find(Notification, active=True)
+
+
+def test_a_refusal_and_a_whole_day_of_failures_end_as_dead_letters(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    channel.answers = [Delivery(delivered=False, detail="HTTP 404")]
+    monitor = declare(channels=("capturing",))
+    fire(context, monitor)
+    turn()
+    [dead] = context.store.find(Notification)
+    assert (dead.phase, dead.detail) == ("dead", "HTTP 404")
+
+    channel.answers = [Delivery(delivered=False, retry=True, detail="HTTP 503")] * 1000
+    fake_clock.advance(timedelta(hours=5))
+    turn()
+    fake_clock.advance(timedelta(hours=25))
+    turn()
+    assert sorted(n.detail for n in context.store.find(Notification, phase="dead")) == ["HTTP 404", "HTTP 503"]
+
+
+def test_a_silence_holds_the_message_until_it_ends(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    monitor = declare(channels=("capturing",))
+    silence = Silence(
+        id="s1",
+        phase="active",
+        created_at=context.clock.now(),
+        monitor=monitor.id,
+        kind="",
+        until=context.clock.now() + timedelta(hours=1),
+        reason="migration",
+        created_by="ana",
+    )
+    with context.store.transaction(actor="ana") as transaction:
+        transaction.insert(silence, event="silence.created")
+    fire(context, monitor)
+    turn()
+    assert channel.given == []
+
+    fake_clock.advance(timedelta(hours=1))
+    turn()
+    assert len(channel.given) == 1
+    assert context.store.get(Silence, "s1").phase == "expired"
+
+
+def test_the_end_is_told_and_the_next_incident_is_another(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    monitor = declare(channels=("capturing",))
+    first = fire(context, monitor)
+    turn()
+    fake_clock.advance(timedelta(minutes=10))
+    seen(context, monitor, "clear", Streak(clear=2))
+    turn()
+    fake_clock.advance(timedelta(minutes=10))
+    second = fire(context, monitor)
+    turn()
+
+    assert [message["status"] for _, message in channel.given] == ["firing", "resolved", "firing"]
+    assert len({key for key, _ in channel.given}) == 3
+    assert first.id != second.id
+
+
+def test_every_transition_is_in_the_audit_trail(context: Context, declare, turn, channel: Capturing) -> None:
+    from mlcycle_nb.store.audit import events, verify
+
+    alert = fire(context, declare(channels=("capturing",)))
+    turn()
+    told = [e["event"] for e in events(context.store, subject=f"alert:{alert.id}", limit=10)]
+
+    assert sorted(told) == ["alert.firing", "alert.told"]
+    assert verify(context.store).intact
+
+
+def test_a_stopped_monitor_still_tells_of_its_alert(context: Context, declare, turn, channel: Capturing) -> None:
+    monitor = declare(channels=("capturing",))
+    fire(context, monitor)
+    with context.store.transaction(actor="tester") as transaction:
+        transaction.update(replace(monitor, phase="stopped"), event="monitor.stopped")
+    turn()
+
+    assert len(channel.given) == 1
