@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 from mlcycle_nb.deployment.records import WHOLE, DeploymentStrategy, RolloutPolicy
 from mlcycle_nb.errors import InvalidInput, did_you_mean
@@ -105,7 +106,7 @@ def make_policy(
     default = RolloutPolicy()
     quick = strategy in (DeploymentStrategy.ROLLING, DeploymentStrategy.ALL_AT_ONCE)
     length = parse_duration(interval or ("1s" if quick else "60s"), what="--interval")
-    held = parse_duration(deadline or "1h", what="--deadline")
+    held = max(timedelta(hours=1), 10 * length) if deadline is None else parse_duration(deadline, what="--deadline")
     if held <= length:
         raise InvalidInput("--deadline must be longer than --interval", value=deadline)
     wanted = (100 if canary else 20) if min_requests is None else min_requests

@@ -256,7 +256,13 @@ class ModelDeploymentManager:
 
             return RolloutPanel(self, id)
 
-        return Handle(id, lambda: self.context.store.get(Rollout, id), lambda record: not record.active, panel)
+        return Handle(
+            id,
+            lambda: self.context.store.get(Rollout, id),
+            lambda record: not record.active,
+            panel,
+            sustain=self.context.revive_supervisor,
+        )
 
     def rollouts(self, model: str | None = None, environment: str = "production") -> list[Rollout]:
         """Return rollouts, newest first."""

@@ -1,0 +1,110 @@
+"""The canary panel: the same numbers in text, HTML and charts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from mlcycle_nb.deployment.charts import POINTS_SHOWN, series_chart, share_rows, weight_rows
+from mlcycle_nb.deployment.judgement import Judgement, MetricVerdict
+from mlcycle_nb.deployment.panel import RolloutPanel
+from mlcycle_nb.deployment.records import Rollout
+from mlcycle_nb.outcomes import Outcome
+
+
+@pytest.fixture
+def canary(world):
+    """A canary in its first step, with traffic and a verdict."""
+    world.deploy(1)
+    world.settle(20)
+    record = world.deploy(2, interval="1h")
+    world.settle(8)
+    now = world.context.clock.now()
+    world.context.store.add_measurements(
+        "service:production/digits",
+        [
+            {"time": now + timedelta(seconds=i), "kind": "traffic", "version": version, "seconds": 1.0,
+             "requests": count, "errors": version - 1, "p50_ms": 1.5, "p95_ms": 2.0 + version, "p99_ms": 9.0}
+            for i in range(3) for version, count in ((1, 95), (2, 5))
+        ],
+    )  # fmt: skip
+    metric = MetricVerdict(
+        name="disagreement", outcome=Outcome.INCONCLUSIVE, reason="disagreement 2.0% of 50 requests: <b>may</b> be 12%",
+        requests=50, estimate=0.02, low=0.001, high=0.12,
+    )  # fmt: skip
+    world.context.store.observe(Rollout, record.id, judgement=Judgement(metrics=(metric,), step_requests=15))
+    world.context.store.add_measurements(
+        f"rollout:{record.id}",
+        [{"time": now, "kind": "verdict", "name": "disagreement", "outcome": "inconclusive", "requests": 50,
+          "estimate": 0.02, "low": 0.001, "high": 0.12}],
+    )  # fmt: skip
+    return RolloutPanel(world.deployment, record.id)
+
+
+class TestFaces:
+    """One state, three faces."""
+
+    def test_text_has_weights_counts_and_reasons(self, canary):
+        text = repr(canary)
+
+        assert "canary of digits/2 to production: progressing, step 1/4" in text
+        assert "15 of 100 requests at this step" in text
+        assert any(line.split()[:5] == ["2", "5%", "5%", "15", "3"] for line in text.splitlines())
+        assert any(line.split()[:5] == ["1", "95%", "95%", "285", "0"] for line in text.splitlines())
+        assert "inconclusive" in text
+
+    def test_html_has_the_same_numbers_and_is_inert(self, canary):
+        html = canary.to_html()
+
+        for number in ("285", "15", "95%", "step 1/4", "inconclusive"):
+            assert number in html
+        assert "<b>may" not in html
+        assert "&lt;b&gt;may" in html
+        assert html.count("data:image/svg+xml") == 4
+
+    def test_buttons_follow_the_phase(self, world, canary):
+        def labels() -> list[str]:
+            return [action.label for action in canary.actions(canary.snapshot())]
+
+        assert labels() == ["Promote", "Pause", "Abort"]
+        next(a for a in canary.actions(canary.snapshot()) if a.label == "Pause").callback()
+        assert labels() == ["Promote", "Resume", "Abort"]
+        world.deployment.abort("digits")
+        world.settle(10)
+        assert labels() == []
+        assert canary.finished(canary.snapshot())
+
+    def test_the_service_status(self, world, canary):
+        status = world.deployment.status("digits")
+
+        assert (status.stable, status.rollback_target) == (1, None)
+        assert [(r.version, r.planned, r.in_force) for r in status.revisions] == [(1, 95.0, 95.0), (2, 5.0, 5.0)]
+        assert "digits in production: digits/1 is stable" in repr(status)
+        assert status.to_dict()["revisions"][1]["requests"] == 15
+
+
+class TestCharts:
+    """Charts hold what was measured, and no more than fits."""
+
+    def test_planned_weights_are_a_staircase(self, world, canary):
+        rows = weight_rows(canary.snapshot().rollout, world.context.clock.now())
+        assert [row["weight"] for row in rows] == [0.0, 5.0, 5.0]
+
+    def test_shares_are_counted(self, canary):
+        assert [row["weight"] for row in share_rows(canary.snapshot().points, 2)] == [5.0, 5.0, 5.0]
+
+    def test_a_long_history_stays_small(self, world):
+        now = world.context.clock.now()
+        points = [{"time": now + timedelta(seconds=i), "version": 1, "p95_ms": float(i)} for i in range(5000)]
+        spec = series_chart(points, "p95_ms", title="latency", y_title="ms").to_dict()
+
+        values = spec["data"]["values"]
+        assert len(values) <= POINTS_SHOWN
+        assert values[-1]["value"] == 4999.0
+
+    def test_disagreement_has_its_band_and_bound(self, canary):
+        spec = canary.charts(canary.snapshot())[3].to_dict()
+        text = str(spec)
+        assert "0.12" in text
+        assert "'bound': 0.1" in text
