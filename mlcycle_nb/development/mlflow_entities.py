@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -28,7 +30,7 @@ def to_run(found: Any, experiment: str) -> Run:
         started_at=to_moment(info.start_time),
         ended_at=None if info.end_time is None else to_moment(info.end_time),
         parameters=dict(data.params),
-        metrics=dict(data.metrics),
+        metrics={key: to_number(value) for key, value in data.metrics.items()},
         tags=dict(data.tags),
     )
 
@@ -45,6 +47,11 @@ def to_version(found: Any) -> ModelVersion:
         aliases=tuple(sorted(found.aliases or ())),
         tags=tags,
     )
+
+
+def to_number(value: float) -> float:
+    """Return a metric's value; MLflow's databases keep the largest float in place of infinity."""
+    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
 def to_milliseconds(moment: datetime) -> int:

@@ -21,6 +21,7 @@ from mlcycle_nb.development.mlflow_entities import (
     all_pages,
     to_milliseconds,
     to_moment,
+    to_number,
     to_run,
     to_version,
     without_password,
@@ -138,7 +139,7 @@ class Tracking:
         """Return all values of one metric, by step."""
         with self._client() as client:
             found = client.get_metric_history(run_id, key)
-        rows = [MetricRow(key=m.key, value=m.value, step=m.step, time=to_moment(m.timestamp)) for m in found]
+        rows = [MetricRow(key=m.key, value=to_number(m.value), step=m.step, time=to_moment(m.timestamp)) for m in found]
         return sorted(rows, key=lambda row: (row.step, row.time))
 
     # -- artifacts -------------------------------------------------------------------------------------------
