@@ -37,26 +37,30 @@ class _Unset:
 UNSET = _Unset()
 
 
-def show_value(value: object) -> str:
-    """Return `value` as inert, bounded, one-line text.
+def inert(text: str) -> str:
+    """Return `text` with control, format and separator characters shown as code points.
 
-    Control, format and separator characters are shown as code points, so a value can neither move the
-    cursor nor reverse the line it is printed in.
+    So it can neither move the cursor or colour a terminal, nor reverse or break the line it is printed in.
     """
+    return text if text.isascii() and text.isprintable() else "".join(map(_inert_character, text))
+
+
+def _inert_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category[0] == "C" or category in {"Zl", "Zp"} or (category == "Zs" and character != " "):
+        return f"<U+{ord(character):04X}>"
+    return character
+
+
+def show_value(value: object) -> str:
+    """Return `value` as inert, bounded, one-line text."""
+    if isinstance(value, _Shown):
+        return value.text
     try:
         text = value if isinstance(value, str) else repr(value)
     except Exception as failure:  # a foreign __repr__ may raise anything; the error being built matters more
         text = f"<{type(value).__name__}: its repr failed with {type(failure).__name__}>"
-    shown = []
-    for character in text[: VALUE_LIMIT + 1]:
-        category = unicodedata.category(character)
-        if category[0] == "C" or category in {"Zl", "Zp"} or (category == "Zs" and character != " "):
-            shown.append(f"<U+{ord(character):04X}>")
-        else:
-            shown.append(character)
-    if len(text) > VALUE_LIMIT:
-        shown[-1] = "…"
-    body = "".join(shown)
+    body = inert(text[:VALUE_LIMIT]) + ("…" if len(text) > VALUE_LIMIT else "")
     return f"'{body}'" if isinstance(value, str) else body
 
 
@@ -98,7 +102,7 @@ class MLCycleError(Exception):
             line += f" - {self.where}"
         if self.remedy:
             line += f" - {self.remedy}"
-        return " ".join(line.split())
+        return inert(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.problem, show_value(self.value), self.where, self.remedy))

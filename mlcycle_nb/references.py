@@ -11,7 +11,7 @@ from mlcycle_nb.errors import InvalidInput, InvalidName
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _RESERVED = frozenset({"latest", "con", "nul", "aux", "prn"})
-_DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 MAX_DURATION = timedelta(days=3650)
 
@@ -68,7 +68,9 @@ class ModelReference:
     @classmethod
     def parse(cls, text: str) -> ModelReference:
         """Read a reference, refusing anything outside the grammar."""
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str):
+            raise InvalidName(f"model reference must be text, got {type(text).__name__}", value=text)
+        if not text:
             raise InvalidName("model reference is empty", remedy="write NAME/VERSION or NAME@ALIAS, such as digits/7")
         if "@" in text:
             name, _, alias = text.partition("@")
@@ -102,10 +104,10 @@ def parse_duration(text: str, *, what: str = "duration", minimum: timedelta = ti
         raise InvalidInput(
             f"{what} is not a number and a unit", value=text, remedy="write such as 30s, 15m, 6h, 7d or 4w"
         )
-    length = timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-    if not minimum <= length <= MAX_DURATION:
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if not minimum.total_seconds() <= seconds <= MAX_DURATION.total_seconds():
         raise InvalidInput(f"{what} is out of range", value=text, remedy=f"use from {format_duration(minimum)} to 520w")
-    return length
+    return timedelta(seconds=seconds)
 
 
 def format_duration(length: timedelta) -> str:

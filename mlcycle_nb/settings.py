@@ -141,7 +141,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     problems: list[str] = []
     settings = Settings()
-    if file is not None and file.exists():
+    if file is not None and os.path.lexists(file):  # a link that leads nowhere is an error, not "no settings"
         settings = _apply(settings, _read_toml(file), str(file.name), problems)
     settings = _apply(settings, _from_environment(environ), "environment", problems, parse_text=True)
     settings = _apply(settings, overrides or {}, "argument", problems)
@@ -153,7 +153,7 @@ def load_settings(
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_small_file(file))
-    except tomllib.TOMLDecodeError as failure:
+    except (ValueError, RecursionError) as failure:  # more than TOMLDecodeError: 5,000 digits, 10,000 brackets
         raise InvalidSettings(f"not valid TOML: {failure}", where=str(file)) from failure
 
 
@@ -162,11 +162,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
     for variable, (section, key) in _SHORT_ENVIRONMENT.items():
         if environ.get(variable):
             found.setdefault(section, {})[key] = environ[variable]
-    for section, factory in SECTIONS.items():
-        for setting in fields(factory):  # type: ignore[arg-type]  # every section is a dataclass
-            variable = f"MLCYCLE_{section}_{setting.name}".upper()
-            if environ.get(variable):
-                found.setdefault(section, {})[setting.name] = environ[variable]
+    for variable, text in environ.items():
+        for section in SECTIONS:
+            prefix = f"MLCYCLE_{section}_".upper()
+            if text and variable.startswith(prefix):  # a misspelt key is found like one in the file
+                found.setdefault(section, {})[variable.removeprefix(prefix).lower()] = text
     return found
 
 
@@ -220,12 +220,12 @@ def _check(value: Any, default: Any, metadata: Mapping[str, Any]) -> Any:
             raise ValueError("must be true or false")
         return value
     if isinstance(default, int | float):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             raise ValueError("must be a finite number")
-        if isinstance(default, int) and value != int(value):
-            raise ValueError("must be a whole number")
         if not metadata["low"] <= value <= metadata["high"]:
             raise ValueError(f"must be from {metadata['low']} to {metadata['high']}")
+        if isinstance(default, int) and value != int(value):
+            raise ValueError("must be a whole number")
         return type(default)(value)
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Integer, select, type_coerce
+from sqlalchemy.exc import DBAPIError
 
+from mlcycle_nb.errors import IntegrityError, StoreError
 from mlcycle_nb.store import schema
 from mlcycle_nb.store.chain import GENESIS, AuditEntry, hash_body
-from mlcycle_nb.store.keys import AnchorFile, public_bytes, signing_key, trusted_keys, verify_signature
-from mlcycle_nb.store.record import canonical_json, digest
+from mlcycle_nb.store.database import first_line
+from mlcycle_nb.store.keys import Anchor, AnchorFile, public_bytes, signing_key, trusted_keys, verify_signature
+from mlcycle_nb.store.record import STATE_COLUMNS, canonical_json, state_digest
 from mlcycle_nb.store.store import Store
 
 
@@ -26,10 +29,14 @@ class AuditVerdict:
     problem: str  # empty when intact
     head: str  # hash of the last entry
     anchored: int  # sequence number of this user's last anchor, 0 when there is none
+    clock_set_back_at: int | None  # first entry with an earlier time than the one before: worth a look, not broken
 
     def __repr__(self) -> str:
         if self.intact:
-            return f"audit trail intact: {self.entries} entries, head {self.head[:12]}, anchored at {self.anchored}"
+            back = "" if self.clock_set_back_at is None else f"; clock set back before entry {self.clock_set_back_at}"
+            return (
+                f"audit trail intact: {self.entries} entries, head {self.head[:12]}, anchored at {self.anchored}{back}"
+            )
         return f"audit trail BROKEN at entry {self.first_bad}: {self.problem}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,11 +46,15 @@ class AuditVerdict:
 
 def entries(store: Store, *, after: int = 0) -> Iterator[AuditEntry]:
     """Yield stored entries in order."""
+    with store.snapshot() as connection:
+        yield from _read(connection, after=after)
+
+
+def _read(connection: Connection, *, after: int = 0) -> Iterator[AuditEntry]:
     columns = schema.audit.c
-    with store.engine.connect() as connection, connection.begin():
-        rows = connection.execute(select(schema.audit).where(columns.sequence > after).order_by(columns.sequence))
-        for row in rows:
-            yield AuditEntry(row.sequence, row.body, row.hash, row.key_id, row.signature)
+    rows = connection.execute(select(schema.audit).where(columns.sequence > after).order_by(columns.sequence))
+    for row in rows:
+        yield AuditEntry(row.sequence, row.body, row.hash, row.key_id, row.signature)
 
 
 def events(
@@ -52,7 +63,12 @@ def events(
     """Return decoded entries, oldest first, of one subject or of subjects that begin with `prefix`."""
     found = []
     for entry in entries(store):
-        body = json.loads(entry.body)
+        try:
+            body = json.loads(entry.body)
+        except ValueError:
+            raise IntegrityError(
+                f"audit entry {entry.sequence} is not JSON", remedy="run mlcycle audit verify"
+            ) from None
         if subject is not None and body["subject"] != subject:
             continue
         if prefix is not None and not body["subject"].startswith(prefix):
@@ -65,73 +81,136 @@ def verify(store: Store) -> AuditVerdict:
     """Check every entry, the anchor, and that stored records are what the trail says they are.
 
     Finds edit, deletion, insertion, reordering, truncation, emptying, an older copy put back, a re-encoded
-    entry, a suffix recomputed without the key, and a record changed behind the trail's back. Somebody who
-    holds this user's key and anchor can rewrite both: keep exported heads elsewhere.
+    entry, a suffix recomputed without the key, and a record changed behind the trail's back, even when it was
+    changed again through the trail since. Somebody who holds this user's key and anchor can rewrite both: keep
+    exported heads elsewhere.
     """
-    anchor = AnchorFile(store.workspace_id).read()
-    anchored = 0 if anchor is None else anchor.sequence
-    keys = trusted_keys(store.workspace_id)
-    previous, count, last_time = GENESIS, 0, ""
-    expected_states: dict[str, str | None] = {}
+    anchor = AnchorFile(store.workspace_id).read()  # before the entries, which may grow meanwhile
+    reading = _Reading(store.workspace_id, anchor)
+    with store.snapshot() as connection:
+        try:
+            for entry in _read(connection):
+                problem = reading.problem_of(entry)
+                if problem:
+                    return reading.broken(problem)
+        except DBAPIError as failure:
+            return reading.broken(f"it cannot be read: {first_line(failure)}")
+        if anchor is not None and reading.count < anchor.sequence:
+            what = "is empty" if reading.count == 0 else f"ends at entry {reading.count}"
+            return reading.broken(
+                f"the trail {what}, the anchor saw entry {anchor.sequence}: truncated or an older copy"
+            )
+        stored = _stored_states(connection)
+    for subject in sorted(stored.keys() | reading.states.keys()):
+        state = reading.states.get(subject)
+        if state is None and subject in stored:
+            return reading.broken(f"{subject} was added without an entry")
+        if state is not None and state.digest != stored.get(subject):
+            how = "changed" if subject in stored else "removed"
+            return reading.broken(f"{subject} was {how} without an entry after it", at=state.sequence)
+    return reading.verdict()
 
-    def broken(sequence: int, problem: str) -> AuditVerdict:
-        return AuditVerdict(
-            intact=False, entries=count, first_bad=sequence, problem=problem, head=previous, anchored=anchored
-        )
 
-    for entry in entries(store):
-        place = count + 1
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the trail says of a record: its digest, and the entry that says so."""
+
+    digest: str
+    sequence: int
+
+
+class _Reading:
+    """What is known while the trail is read from its beginning."""
+
+    def __init__(self, log_id: str, anchor: Anchor | None) -> None:
+        self._log_id = log_id
+        self._anchor = anchor
+        self._keys = trusted_keys(log_id)
+        self._last_time = ""
+        self._set_back_at: int | None = None
+        self.count = 0
+        self.head = GENESIS
+        self.states: dict[str, _State] = {}
+
+    def problem_of(self, entry: AuditEntry) -> str:
+        """Return what is wrong with the next entry, or an empty text and remember it."""
+        place = self.count + 1
         if entry.sequence != place:
-            return broken(place, f"entry {place} is missing; the next one found is {entry.sequence}")
+            return f"entry {place} is missing; the next one found is {entry.sequence}"
         try:
             body = json.loads(entry.body)
             canonical = canonical_json(body) == entry.body
-        except ValueError:
-            return broken(place, "its bytes are not JSON")
-        if not canonical:
-            return broken(place, "it was written again in another spelling")
+        except (ValueError, StoreError, RecursionError):
+            return "its bytes are not JSON"
+        if not canonical or not isinstance(body, dict):
+            return "it was written again in another spelling"
         if hash_body(entry.body) != entry.hash:
-            return broken(place, "its bytes do not match its hash")
-        if body.get("sequence") != place or body.get("log") != store.workspace_id:
-            return broken(place, "it belongs to another place or another trail")
-        if body.get("previous") != previous:
-            return broken(place, "it does not follow the entry before it")
-        key = keys.get(entry.key_id)
+            return "its bytes do not match its hash"
+        if body.get("sequence") != place or body.get("log") != self._log_id:
+            return "it belongs to another place or another trail"
+        if body.get("previous") != self.head:
+            return "it does not follow the entry before it"
+        key = self._keys.get(entry.key_id)
         if key is None:
-            return broken(place, f"signed by a key that is not trusted here ({entry.key_id})")
+            return f"signed by a key that is not trusted here ({entry.key_id})"
         if not verify_signature(key, entry.signature, entry.hash.encode()):
-            return broken(place, "its signature is not of a trusted key")
-        if anchor is not None and place == anchor.sequence and entry.hash != anchor.hash:
-            return broken(place, "it differs from the anchor kept outside the workspace: the trail was rewritten")
-        count, previous = place, entry.hash
-        last_time = max(last_time, body["time"])
-        if body["before"] is not None or body["after"] is not None:
-            expected_states[body["subject"]] = body["after"]
-    if anchor is not None and count < anchor.sequence:
-        what = "is empty" if count == 0 else f"ends at entry {count}"
-        return broken(
-            count + 1, f"the trail {what}, the anchor saw entry {anchor.sequence}: truncated or an older copy"
+            return "its signature is not of a trusted key"
+        if self._anchor is not None and place == self._anchor.sequence and entry.hash != self._anchor.hash:
+            return "it differs from the anchor kept outside the workspace: the trail was rewritten"
+        # From here on the entry is what a holder of a trusted key wrote.
+        known = self.states.get(body["subject"])
+        if self._speaks_of_state(body) and body["before"] != (None if known is None else known.digest):
+            return f"it changes a state of {body['subject']} that no entry made: changed without an entry before it"
+        self._accept(entry, body)
+        return ""
+
+    @staticmethod
+    def _speaks_of_state(body: dict[str, Any]) -> bool:
+        return body["before"] is not None or body["after"] is not None
+
+    def _accept(self, entry: AuditEntry, body: dict[str, Any]) -> None:
+        self.count, self.head = entry.sequence, entry.hash
+        if body["time"] < self._last_time and self._set_back_at is None:
+            self._set_back_at = entry.sequence
+        self._last_time = body["time"]
+        if body["after"] is not None:
+            self.states[body["subject"]] = _State(body["after"], entry.sequence)
+        elif body["before"] is not None:
+            del self.states[body["subject"]]
+
+    def broken(self, problem: str, *, at: int | None = None) -> AuditVerdict:
+        """Return the verdict on a broken trail; the first bad entry is the next one unless said otherwise."""
+        return self._verdict(self.count + 1 if at is None else at, problem)
+
+    def verdict(self) -> AuditVerdict:
+        """Return the verdict on a trail without a problem."""
+        return self._verdict(None, "")
+
+    def _verdict(self, first_bad: int | None, problem: str) -> AuditVerdict:
+        return AuditVerdict(
+            intact=first_bad is None,
+            entries=self.count,
+            first_bad=first_bad,
+            problem=problem,
+            head=self.head,
+            anchored=0 if self._anchor is None else self._anchor.sequence,
+            clock_set_back_at=self._set_back_at,
         )
-    difference = _state_difference(store, expected_states)
-    if difference:
-        return broken(count, difference)
-    return AuditVerdict(intact=True, entries=count, first_bad=None, problem="", head=previous, anchored=anchored)
 
 
-def _state_difference(store: Store, expected: dict[str, str | None]) -> str:
+def _stored_states(connection: Connection) -> dict[str, str]:
     columns = schema.records.c
-    with store.engine.connect() as connection, connection.begin():
-        stored = {
-            f"{row.kind}:{row.id}": digest(row.document)
-            for row in connection.execute(select(columns.kind, columns.id, columns.document))
-        }
-    for subject, found in stored.items():
-        if expected.get(subject) != found:
-            return f"{subject} was changed without an entry"
-    for subject, recorded in expected.items():
-        if recorded is not None and subject not in stored:
-            return f"{subject} was removed without an entry"
-    return ""
+    # Read as a number: SQLite stores any, finds records by it, and SQLAlchemy would show 2 as True.
+    active = type_coerce(columns.active, Integer).label("active")
+    others = [columns[name] for name in STATE_COLUMNS if name != "active"]
+    states = {}
+    for row in connection.execute(select(columns.kind, columns.id, active, *others)).mappings():
+        shown = {**row, "active": bool(row["active"]) if row["active"] in (0, 1) else row["active"]}
+        try:
+            states[f"{row['kind']}:{row['id']}"] = state_digest(shown)
+        except StoreError:
+            states[f"{row['kind']}:{row['id']}"] = "of a type that no record has"
+    return states
 
 
 def export(store: Store) -> dict[str, Any]:

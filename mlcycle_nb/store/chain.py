@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from mlcycle_nb.clock import Clock
+from mlcycle_nb.errors import IntegrityError
 from mlcycle_nb.store import schema
-from mlcycle_nb.store.keys import Anchor, key_id, signing_key
+from mlcycle_nb.store.keys import Anchor, AnchorFile, key_id, signing_key
 from mlcycle_nb.store.record import canonical_json, format_time
 
+logger = logging.getLogger(__name__)
 GENESIS = "0" * 64
 
 
@@ -40,7 +43,9 @@ class Chain:
         self._clock = clock
         self._key = signing_key(log_id)
         self._key_id = key_id(self._key)
-        self.appended: Anchor | None = None
+        self._anchor = AnchorFile(log_id)
+        self._continues: bool | None = None
+        self._appended: Anchor | None = None
 
     def append(
         self,
@@ -60,6 +65,8 @@ class Chain:
             select(columns.sequence, columns.hash).order_by(columns.sequence.desc()).limit(1)
         ).one_or_none()
         sequence = 1 if last is None else last.sequence + 1
+        if self._continues is None:
+            self._continues = self._follows_anchor(connection, None if last is None else Anchor(*last))
         body = canonical_json(
             {
                 "log": self.log_id,
@@ -82,8 +89,35 @@ class Chain:
                 sequence=sequence, body=body, hash=entry_hash, key_id=self._key_id, signature=signature
             )
         )
-        self.appended = Anchor(sequence, entry_hash)
-        return self.appended
+        self._appended = Anchor(sequence, entry_hash)
+        return self._appended
+
+    def advance_anchor(self) -> None:
+        """Remember the last entry outside the workspace, once the transaction has committed.
+
+        A trail that was cut or replaced since the last anchor keeps that anchor: work that goes on must not
+        cover up what happened.
+        """
+        if self._appended is None:
+            return
+        if not self._continues:
+            logger.warning("the audit trail does not continue from the last anchor: run mlcycle audit verify")
+            return
+        try:
+            self._anchor.advance(self._appended)
+        except OSError as failure:  # the change is committed: an older anchor is still true, only less sharp
+            logger.warning("the audit trail's anchor could not be written: %s", failure)
+
+    def _follows_anchor(self, connection: Connection, last: Anchor | None) -> bool:
+        try:
+            anchor = self._anchor.read()
+        except IntegrityError:
+            return False
+        if anchor is None or anchor == last:
+            return True
+        columns = schema.audit.c
+        found = connection.execute(select(columns.hash).where(columns.sequence == anchor.sequence)).scalar_one_or_none()
+        return found == anchor.hash
 
 
 def hash_body(body: str) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from mlcycle_nb.errors import InvalidSettings, MissingDependency, StoreError
 from mlcycle_nb.files import private_folder
+from mlcycle_nb.store import schema
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "fuse.sshfs", "9p", "afs"}
@@ -35,9 +36,14 @@ def open_engine(url: str, home: Path) -> Engine:
     StoreError
         When the database was made by a newer release, or a migration of it was cut short.
     """
-    engine = _sqlite(home / "workspace.db") if not url else _from_url(url)
-    with FileLock(home / "migrate.lock", mode=0o600), _foreign_errors():
-        _migrate(engine)
+    with _foreign_errors():
+        engine = _sqlite(home / "workspace.db") if not url else _from_url(url)
+        try:
+            with FileLock(home / "migrate.lock", mode=0o600):
+                _migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     return engine
 
 
@@ -45,11 +51,17 @@ def open_engine(url: str, home: Path) -> Engine:
 def _foreign_errors() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as failure:
+    except (DBAPIError, OSError) as failure:
         raise StoreError(
-            f"the workspace database cannot be used: {str(failure.orig).splitlines()[0]}",
+            f"the workspace database cannot be used: {first_line(failure)}",
             remedy="check the disk, the permissions and MLCYCLE_DATABASE_URL",
         ) from failure
+
+
+def first_line(failure: DBAPIError | OSError) -> str:
+    """Return the first line of what the driver or the system said."""
+    said = str(failure.orig if isinstance(failure, DBAPIError) else failure.strerror or failure)
+    return next(iter(said.splitlines()), type(failure).__name__)
 
 
 def _sqlite(path: Path) -> Engine:
@@ -131,7 +143,7 @@ def _migrate(engine: Engine) -> None:
                 f"the workspace database has schema {current}, this release knows up to {head}",
                 remedy="upgrade mlcycle-nb, or open another workspace",
             )
-        if current is None and (tables := inspect(connection).get_table_names()) and "records" in tables:
+        if current is None and set(inspect(connection).get_table_names()) & set(schema.metadata.tables):
             raise StoreError(
                 f"the workspace database is half migrated: it has tables but no schema version (this release: {head})",
                 remedy="restore it from a copy, or remove it when it holds nothing",
@@ -148,8 +160,14 @@ def _revision(connection: Connection) -> str | None:
     """Return the schema version that Alembic recorded; read by hand, for importing Alembic takes long."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-    return None if revision is None else str(revision)
+    revisions = sorted(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
+    if len(revisions) > 1:
+        raise StoreError(
+            f"the workspace database is half migrated: it has the schema versions {' and '.join(revisions)}"
+            f" (this release: {SCHEMA_HEAD})",
+            remedy="restore it from a copy",
+        )
+    return str(revisions[0]) if revisions else None
 
 
 def _file_system(folder: Path) -> str:
@@ -167,8 +185,3 @@ def _file_system(folder: Path) -> str:
         if inside and len(mount) >= len(best[0]):
             best = (mount, right.split()[0])
     return best[1]
-
-
-def read_only_text(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
-    """Run a read and return plain rows; for diagnostics."""
-    return [tuple(row) for row in connection.execute(text(statement))]

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from filelock import FileLock
 
-from mlcycle_nb.errors import IntegrityError
+from mlcycle_nb.errors import IntegrityError, InvalidInput
 from mlcycle_nb.files import private_folder, write_atomically
 
 
@@ -55,26 +55,39 @@ def trusted_keys(workspace_id: str) -> dict[str, Ed25519PublicKey]:
     own = signing_key(workspace_id).public_key()
     keys = {key_id(own): own}
     for file in sorted((keys_folder() / f"{workspace_id}.trusted").glob("*.pub")):
-        other = Ed25519PublicKey.from_public_bytes(bytes.fromhex(file.read_text().strip()))
+        other = _public_key(file.read_text(), str(file))
         keys[key_id(other)] = other
     return keys
 
 
 def trust(workspace_id: str, public_hex: str) -> str:
     """Count signatures of a colleague's key in this workspace; return the key's id."""
-    other = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+    other = _public_key(public_hex, "trust")
     folder = private_folder(keys_folder() / f"{workspace_id}.trusted")
-    write_atomically(folder / f"{key_id(other)}.pub", public_hex)
+    write_atomically(folder / f"{key_id(other)}.pub", public_bytes(other).hex())
     return key_id(other)
 
 
-def verify_signature(key: Ed25519PublicKey, signature: str, message: bytes) -> bool:
-    """Return whether `signature` (hexadecimal) is this key's signature of `message`."""
+def _public_key(public_hex: str, where: str) -> Ed25519PublicKey:
     try:
-        key.verify(bytes.fromhex(signature), message)
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+    except ValueError:
+        raise InvalidInput(
+            "not an Ed25519 public key",
+            value=public_hex,
+            where=where,
+            remedy="give its 32 bytes as 64 hexadecimal digits",
+        ) from None
+
+
+def verify_signature(key: Ed25519PublicKey, signature: str, message: bytes) -> bool:
+    """Return whether `signature` (hexadecimal, in its one spelling) is this key's signature of `message`."""
+    try:
+        raw = bytes.fromhex(signature)
+        key.verify(raw, message)
     except (InvalidSignature, ValueError):
         return False
-    return True
+    return raw.hex() == signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +109,15 @@ class AnchorFile:
         """Return the last anchor, or None when this user never wrote to the workspace."""
         try:
             tree = json.loads(self.path.read_text())
+            return Anchor(int(tree["sequence"]), str(tree["hash"]))
         except FileNotFoundError:
             return None
-        return Anchor(int(tree["sequence"]), str(tree["hash"]))
+        except (ValueError, KeyError, TypeError):
+            raise IntegrityError(
+                "the anchor of the audit trail is damaged",
+                where=str(self.path),
+                remedy="put its copy back; without it a shortened trail cannot be told from a whole one",
+            ) from None
 
     def advance(self, anchor: Anchor) -> None:
         """Record `anchor` unless a later one is recorded already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
@@ -57,7 +58,7 @@ def format_time(moment: datetime) -> str:
     """Return an aware time as sortable text: UTC, microseconds, ``Z``."""
     if moment.tzinfo is None:
         raise StoreError("a time without time zone cannot be stored", value=moment.isoformat())
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_time(text: str) -> datetime:
@@ -82,14 +83,26 @@ def encode(record: Record) -> str:
 
 def decode(record_type: type[R], document: str, version: int) -> R:
     """Read a stored document back; unknown fields of a newer release are ignored, missing ones take defaults."""
-    tree = json.loads(document)
-    tree["version"] = version
-    return _converter.structure(tree, record_type)
+    try:
+        tree = json.loads(document)
+        tree["version"] = version
+        return _converter.structure(tree, record_type)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as failure:
+        raise StoreError(
+            f"a stored {record_type.KIND} cannot be read: {type(failure).__name__}",
+            value=document,
+            remedy="it was written by another release, or changed by hand: run mlcycle audit verify",
+        ) from failure
 
 
-def digest(document: str) -> str:
-    """Return the SHA-256 of a document, as hexadecimal text."""
-    return hashlib.sha256(document.encode()).hexdigest()
+STATE_COLUMNS = ("name", "phase", "active", "lock_key", "version", "document", "created_at")
+"""What of a record's row its audit entries vouch for: the document, and what records are found and locked by."""
+
+
+def state_digest(row: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record's stored row, as hexadecimal text."""
+    state = canonical_json({column: row[column] for column in STATE_COLUMNS})
+    return hashlib.sha256(state.encode()).hexdigest()
 
 
 def jsonable(value: Any) -> Any:

@@ -17,8 +17,7 @@ from mlcycle_nb.clock import Clock
 from mlcycle_nb.errors import Conflict, StoreError
 from mlcycle_nb.store import schema
 from mlcycle_nb.store.chain import Chain
-from mlcycle_nb.store.database import open_engine
-from mlcycle_nb.store.keys import AnchorFile
+from mlcycle_nb.store.database import first_line, open_engine
 from mlcycle_nb.store.record import Record, canonical_json, format_time, jsonable, parse_time
 from mlcycle_nb.store.transaction import Transaction, read_many, read_one, required
 
@@ -43,7 +42,6 @@ class Store:
         self.clock = clock
         self.fence: int | None = None  # set in a supervisor: a leader that was replaced cannot write any more
         self.workspace_id = self._workspace_id()
-        self._anchor = AnchorFile(self.workspace_id)
 
     def close(self) -> None:
         """Close all connections."""
@@ -59,8 +57,7 @@ class Store:
             if self.fence is not None:
                 self._refuse_stale_leader(connection)
             yield Transaction(connection, chain, actor)
-        if chain.appended is not None:
-            self._anchor.advance(chain.appended)
+        chain.advance_anchor()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -71,6 +68,15 @@ class Store:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with _translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Open a reading transaction whose statements all see the same moment."""
+        options: dict[str, Any] = {}
+        if self.engine.dialect.name != "sqlite":  # SQLite's readers see one moment anyway
+            options["isolation_level"] = "REPEATABLE READ"
+        with _translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     # -- records ---------------------------------------------------------------------------------------------
@@ -241,6 +247,6 @@ def _translated() -> Iterator[None]:
         yield
     except DBAPIError as failure:
         raise StoreError(
-            f"the workspace database failed: {str(failure.orig).splitlines()[0]}",
+            f"the workspace database failed: {first_line(failure)}",
             remedy="nothing was changed; check the disk and the database, then try again",
         ) from failure

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError as UniqueViolation
 
 from mlcycle_nb.errors import Conflict, NotFound, StoreError
 from mlcycle_nb.store import schema
-from mlcycle_nb.store.record import Record, decode, digest, encode, format_time, jsonable
+from mlcycle_nb.store.record import STATE_COLUMNS, Record, decode, encode, format_time, jsonable, state_digest
 
 if TYPE_CHECKING:
     from mlcycle_nb.store.chain import Chain
@@ -54,10 +54,11 @@ class Transaction:
         self._refuse_taken_lock(record)
         try:
             with self._connection.begin_nested():
-                self._connection.execute(insert(schema.records).values(**_row(record, document), version=1))
+                row = _row(record, document, version=1)
+                self._connection.execute(insert(schema.records).values(**row))
         except UniqueViolation as taken:
             raise Conflict(f"{record.KIND} {record.id} exists already") from taken
-        self._audit(record, event, detail, reason, before=None, after=digest(document))
+        self._audit(record, event, detail, reason, before=None, after=state_digest(row))
         return decode(type(record), document, 1)
 
     def update(self, record: R, *, event: str, detail: Mapping[str, Any] | None = None, reason: str = "") -> R:
@@ -68,23 +69,21 @@ class Transaction:
         Conflict
             When somebody else stored another state since, or the lock key is taken.
         """
-        before = self._document(record)
+        before = self._state(record)
         document = encode(record)
         self._refuse_taken_lock(record)
-        row = _row(record, document)
+        row = _row(record, document, version=record.version + 1)
         changed = self._connection.execute(
-            update(schema.records)
-            .where(*_is(record), schema.records.c.version == record.version)
-            .values(**row, version=record.version + 1)
+            update(schema.records).where(*_is(record), schema.records.c.version == record.version).values(**row)
         )
         if changed.rowcount != 1:
             raise Conflict(f"{record.KIND} {record.id} was changed by somebody else meanwhile", remedy="read it again")
-        self._audit(record, event, detail, reason, before=digest(before), after=digest(document))
+        self._audit(record, event, detail, reason, before=before, after=state_digest(row))
         return decode(type(record), document, record.version + 1)
 
     def delete(self, record: Record, *, event: str, detail: Mapping[str, Any] | None = None, reason: str = "") -> None:
         """Remove a record; its audit entries stay."""
-        before = self._document(record)
+        before = self._state(record)
         changed = self._connection.execute(
             delete(schema.records).where(*_is(record), schema.records.c.version == record.version)
         )
@@ -94,7 +93,7 @@ class Transaction:
         self._connection.execute(
             delete(schema.observations).where(observations.kind == record.KIND, observations.id == record.id)
         )
-        self._audit(record, event, detail, reason, before=digest(before), after=None)
+        self._audit(record, event, detail, reason, before=before, after=None)
 
     def note(self, event: str, *, subject: str, detail: Mapping[str, Any] | None = None, reason: str = "") -> None:
         """Append an audit event about something that is not a record here, such as an MLflow alias."""
@@ -104,11 +103,12 @@ class Transaction:
 
     # -- parts ---------------------------------------------------------------------------------------------
 
-    def _document(self, record: Record) -> str:
-        row = self._connection.execute(select(schema.records.c.document).where(*_is(record))).one_or_none()
+    def _state(self, record: Record) -> str:
+        columns = [schema.records.c[name] for name in STATE_COLUMNS]
+        row = self._connection.execute(select(*columns).where(*_is(record))).mappings().one_or_none()
         if row is None:
             raise NotFound(f"there is no {record.KIND} {record.id}")
-        return str(row.document)
+        return state_digest(dict(row))
 
     def _refuse_taken_lock(self, record: Record) -> None:
         if record.lock_key is None:
@@ -152,7 +152,7 @@ def _is(record: Record) -> tuple[Any, Any]:
     return schema.records.c.kind == record.KIND, schema.records.c.id == record.id
 
 
-def _row(record: Record, document: str) -> dict[str, Any]:
+def _row(record: Record, document: str, *, version: int) -> dict[str, Any]:
     if len(record.id) > 200:
         raise StoreError("a record id has over 200 characters", value=record.id)
     return {
@@ -162,6 +162,7 @@ def _row(record: Record, document: str) -> dict[str, Any]:
         "phase": record.phase,
         "active": record.active,
         "lock_key": record.lock_key,
+        "version": version,
         "document": document,
         "created_at": format_time(record.created_at),
     }
