@@ -209,6 +209,25 @@ class TestHistory:
 
         assert development.history("digits").entries == ()
 
+    def test_tells_what_was_deployed(self, development: ModelDevelopmentManager, fake_clock: FakeClock) -> None:
+        """As deployment writes it: promoted, promoted again, ended."""
+        store, times = development.context.store, []
+        for event, detail in (
+            ("service.promoted", {"stable": 1}),
+            ("service.promoted", {"stable": 2}),
+            ("service.routed", {"split": []}),
+            ("service.ended", {}),
+        ):
+            with store.transaction(actor="supervisor") as transaction:
+                transaction.note(event, subject="service:production/digits", detail=detail)
+                transaction.note("service.promoted", subject="service:production/other", detail={"stable": 9})
+            times.append(fake_clock.now())
+            fake_clock.advance(timedelta(hours=1))
+        then = [development.history("digits", at).deployments for at in times]
+
+        assert then == [{"production": 1}, {"production": 2}, {"production": 2}, {}]
+        assert "production: stable is 2" in repr(development.history("digits"))
+
     def test_a_time_needs_its_zone(self, development: ModelDevelopmentManager, fake_clock: FakeClock) -> None:
         with pytest.raises(InvalidInput, match="no time zone"):
             development.history("digits", fake_clock.now().replace(tzinfo=None))
