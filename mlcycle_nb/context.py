@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlcycle_nb.clock import Clock, OffsetClock, SystemClock
+from mlcycle_nb.errors import StoreError
 from mlcycle_nb.files import private_folder
 from mlcycle_nb.settings import Settings
 from mlcycle_nb.store import Store
@@ -45,10 +46,23 @@ class Context:
 
         ensure_supervisor(self.home, self.settings)
 
+    def revive_supervisor(self) -> None:
+        """Start the supervisor again when it was killed; one that was told to stop stays stopped."""
+        from mlcycle_nb.supervisor.start import revive_supervisor
+
+        revive_supervisor(self.home, self.settings)
+
 
 def open_context(home: Path, settings: Settings, *, actor: str = "", clock: Clock | None = None) -> Context:
     """Open the workspace in `home`: database, clock and process table."""
-    private_folder(home)
+    try:
+        private_folder(home)
+    except OSError as failure:
+        raise StoreError(
+            f"the workspace folder cannot be made: {failure.strerror}",
+            value=str(home),
+            remedy="set MLCYCLE_HOME to a folder of yours",
+        ) from failure
     if clock is None:
         clock = OffsetClock(home / "clock.json") if settings.workspace.clock == "offset" else SystemClock()
     store = Store(home, clock, settings.workspace.database_url)

@@ -91,6 +91,13 @@ def ensure_supervisor(home: Path, settings: Settings) -> ProcessIdentity:
     )
 
 
+def revive_supervisor(home: Path, settings: Settings) -> None:
+    """Start the supervisor again when it was killed; one that ended by itself, or was told to, stays ended."""
+    # Only a supervisor that had no time for it leaves the file behind.
+    if state_file(home).exists() and find_supervisor(home) is None:
+        ensure_supervisor(home, settings)
+
+
 def stop_supervisor(home: Path, grace_seconds: float = 10.0) -> bool:
     """End the supervisor, and only it; return whether one ran."""
     running = find_supervisor(home)

@@ -58,7 +58,7 @@ def digest(names: Mapping[str, Any]) -> str:
     File names and line numbers of notebook functions are left out, as are the random ids that cloudpickle gives
     to notebook classes: both differ between kernels.
     """
-    stream, buffers = _dump(dict(names), for_digest=True)
+    stream, buffers = _dump(dict(sorted(names.items())), for_digest=True)
     for tracker in _class_trackers():
         stream = stream.replace(tracker, b"0" * len(tracker))
     total = hashlib.sha256(stream)
@@ -152,12 +152,16 @@ def rebuild_storage(content: Any, dtype: str) -> Any:
 
 
 def _reduce_code(code: types.CodeType) -> Any:
-    constants = tuple(_code_key(part) if isinstance(part, types.CodeType) else part for part in code.co_consts)
+    constants = tuple(_constant_key(part) for part in code.co_consts)
     return tuple, ((code.co_name, code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars),)
 
 
-def _code_key(code: types.CodeType) -> Any:
-    return _reduce_code(code)[1]
+def _constant_key(constant: Any) -> Any:
+    if isinstance(constant, types.CodeType):
+        return _reduce_code(constant)[1]
+    if isinstance(constant, frozenset):  # `x in {"a", "b"}`: texts hash differently in each interpreter
+        return "frozenset", sorted(map(repr, constant))
+    return constant
 
 
 def _class_trackers() -> list[bytes]:

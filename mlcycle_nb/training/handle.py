@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import JobFailed
@@ -22,7 +23,9 @@ class TrainingHandle(Handle[TrainingJob]):
         Whether the job was running already when the cell was run.
     """
 
-    def __init__(self, training: TrainingManager, job: str, *, attached: bool = False) -> None:
+    def __init__(
+        self, training: TrainingManager, job: str, *, attached: bool = False, sustain: Callable[[], None] | None = None
+    ) -> None:
         from mlcycle_nb.training.panel import TrainingPanel
 
         self._training = training
@@ -32,6 +35,7 @@ class TrainingHandle(Handle[TrainingJob]):
             read=lambda: training.job(job),
             done=lambda record: not record.active,
             panel=lambda: TrainingPanel(training, job),
+            sustain=sustain,
         )
 
     def stop(self, reason: str = "") -> TrainingJob:

@@ -124,6 +124,7 @@ class TrainingManager:
         job = self._new_job(model, cell, data_digest, options, register)
         running = self._running(job)
         if running is not None:
+            self._context.ensure_supervisor()  # it may have died, or never have started, since the job was made
             return self._handle(running.id, attached=True)
         submitted, attached = self._submit(job, cell, (stream, buffers), options)
         self._context.ensure_supervisor()
@@ -346,7 +347,7 @@ class TrainingManager:
     def _handle(self, job: str, *, attached: bool) -> TrainingHandle:
         from mlcycle_nb.training.handle import TrainingHandle
 
-        return TrainingHandle(self, job, attached=attached)
+        return TrainingHandle(self, job, attached=attached, sustain=self._context.revive_supervisor)
 
 
 def _provenance(cell: Cell, options: TrainingOptions, data_digest: str) -> str:
