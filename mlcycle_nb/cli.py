@@ -51,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     rollback.add_argument("--env", default="production")
     rollback.add_argument("--to", type=int)
     rollback.set_defaults(run=_rollback)
+    retire = verbs.add_parser("retire", help="follow, verify or cancel the retirement of a version")
+    retire.add_argument("what", choices=["status", "verify", "cancel"])
+    retire.add_argument("reference", help="NAME/VERSION, or the retirement's id")
+    retire.add_argument("--env", help="where, when it retires in several environments")
+    retire.add_argument("--reason", default="", help="cancel: why")
+    retire.set_defaults(run=_retire)
     alerts = verbs.add_parser("alerts", help="open alerts; exit code 1 when one fires")
     alerts.set_defaults(run=_alerts)
     return parser
@@ -140,6 +146,19 @@ def _rollback(workspace: Workspace, args: argparse.Namespace) -> int:
     record = handle.wait()
     print(f"{record.id}: {record.phase}")
     return 0 if record.phase == "completed" else 1
+
+
+def _retire(workspace: Workspace, args: argparse.Namespace) -> int:
+    service = workspace.retirement
+    if args.what == "verify":
+        verification = service.verify(args.reference, environment=args.env)
+        _show(verification, args)
+        return 0 if verification.passed else 1
+    if args.what == "cancel":
+        service.cancel(args.reference, reason=args.reason, environment=args.env)
+        service.settle(args.reference, environment=args.env)
+    _show(service.status(args.reference, environment=args.env), args)
+    return 0
 
 
 def _alerts(workspace: Workspace, args: argparse.Namespace) -> int:

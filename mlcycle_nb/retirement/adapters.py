@@ -16,7 +16,7 @@ from mlcycle_nb.deployment.records import (
     revision_id,
     service_id,
 )
-from mlcycle_nb.deployment.revisions import size_revision
+from mlcycle_nb.deployment.revisions import let_go, size_revision
 from mlcycle_nb.deployment.traffic import read_callers
 from mlcycle_nb.errors import NotFound
 from mlcycle_nb.retirement.decide import OUR_TAGS
@@ -51,9 +51,10 @@ class DeployedTraffic:
         revision = self._revision(environment, model, version)
         return revision is not None and revision.phase in RUNNING
 
-    def lasting(self, environment: str, model: str, version: int) -> bool:
+    def warm_seconds(self, environment: str, model: str, version: int) -> float | None:
         revision = self._revision(environment, model, version)
-        return revision is not None and revision.phase in RUNNING and revision.drain_at is None
+        ending = revision is not None and revision.phase in RUNNING and revision.drain_at is not None
+        return revision.warm_seconds if ending and revision is not None else None
 
     def healthy(self, environment: str, model: str, version: int) -> int:
         if not self.running(environment, model, version):
@@ -128,6 +129,11 @@ class DeployedTraffic:
                 replicas=found.replicas,
                 digest=found.digest,
             )
+
+    def let_go(self, environment: str, model: str, version: int, warm_seconds: float) -> None:
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            now = self._context.clock.now()
+            let_go(transaction, now, environment=environment, model=model, version=version, warm_seconds=warm_seconds)
 
     # -- parts -----------------------------------------------------------------------------------------------
 

@@ -289,8 +289,6 @@ class RetirementController:
             self._traffic.set_address(*where, before.address)
         if before.running and not seen.old_running:
             self._traffic.start(*where)
-        elif seen.old_running and not before.running:
-            self._traffic.stop(*where)  # it was about to end, and only the retirement kept it
         crash_point("retirement.after_undo")
 
     def _give_package_back(self, record: Retirement) -> None:
@@ -309,6 +307,10 @@ class RetirementController:
         cleanup.delete_tombstone(self._context, record)  # what an unfinished deletion left
 
     def _finish_undo(self, action: Action, record: Retirement, seen: Seen) -> None:
+        before = record.before
+        if before is not None and before.warm_seconds is not None:
+            # It was about to end, and only the retirement kept it: it gets its time again.
+            self._traffic.let_go(record.environment, record.model, record.model_version, before.warm_seconds)
         cancelled = record.phase == CANCELLING
         phase, about = (CANCELLED, "cancelled") if cancelled else (RESTORED, "restored")
         changed = replace(record, phase=phase, blockers=(), tombstone="", difference=(), ended_at=self._now())

@@ -124,6 +124,22 @@ def _next_of_ramp(record: Retirement, seen: Seen, now: datetime) -> Action | Non
     return Action(verb="take", position=step.position) if now >= step.due_at else None
 
 
+def is_settled(record: Retirement, now: datetime) -> bool:
+    """Return whether nothing is due: it waits for a later time or for people, or it has ended."""
+    match record.phase:
+        case "ramping":
+            step = record.next_step
+            return step is not None and now < step.due_at and record.unconfirmed_step is None
+        case "handover":
+            return bool(missing_notes(record.notes))
+        case "clearing":
+            return record.deleted_at is None and record.delete_at is not None and now < record.delete_at
+        case "archiving" | "cancelling" | "restoring":
+            return False
+        case _:
+            return True
+
+
 def blockers(record: Retirement, seen: Seen, now: datetime) -> tuple[str, ...]:
     """Return why the ramp may not go on, in words; empty when it may.
 

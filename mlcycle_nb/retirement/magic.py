@@ -45,7 +45,7 @@ class RetirementMagics(StageMagics):
     @argument("--by", metavar="PERSON", default="", help="ack, waive: who says so; you by default")
     @argument("--text", metavar="TEXT", default="", help="ack, note: what is said")
     @argument("--field", metavar="FIELD", help="note: migration, contact, lessons or open_issues")
-    @argument("--timeout", metavar="SECONDS", type=float, help="with --wait: how long at most")
+    @argument("--timeout", metavar="SECONDS", type=float, default=120.0, help="how long to wait at most")
     @wait_options
     @output_options
     @line_magic
@@ -54,6 +54,7 @@ class RetirementMagics(StageMagics):
 
         A retirement tells the callers of the version's own address, ramps that address to the replacement over
         weeks, answers 410 with the successor, archives the version, proves the archive, and only then removes it.
+        --wait blocks until all that is due now was done; then it waits for a later time, or for people.
         """
         args = parse(self.retire, line)
         if args.verb == "list":
@@ -79,13 +80,11 @@ class RetirementMagics(StageMagics):
         return service.status(record.id)
 
     def _execute(self, args: Namespace) -> Any:
-        # Weeks pass before it ends, so even a headless run waits only when it is told to.
         return self._followed(self.workspace.retirement.execute_retirement(args.model, environment=args.env), args)
 
     def _status(self, args: Namespace) -> Any:
         service = self.workspace.retirement
-        handle = service.handle(service.find(args.model, args.env).id)
-        return self._followed(handle, args)
+        return self._followed(service.handle(service.find(args.model, args.env).id), args)
 
     def _ack(self, args: Namespace) -> Any:
         record = self.workspace.retirement.acknowledge(
@@ -112,7 +111,7 @@ class RetirementMagics(StageMagics):
 
     def _cancel(self, args: Namespace) -> Any:
         handle = self.workspace.retirement.cancel(args.model, reason=args.reason, environment=args.env)
-        return self._followed(handle, args, by_default=self.should_wait(args))
+        return self._followed(handle, args)
 
     def _archive(self, args: Namespace) -> Any:
         return self.workspace.retirement.rearchive(args.model, reason=args.reason, environment=args.env)
@@ -122,11 +121,12 @@ class RetirementMagics(StageMagics):
 
     def _restore(self, args: Namespace) -> Any:
         handle = self.workspace.retirement.restore(args.model, reason=args.reason, environment=args.env)
-        return self._followed(handle, args, by_default=self.should_wait(args))
+        return self._followed(handle, args)
 
-    def _followed(self, handle: Any, args: Namespace, *, by_default: bool = False) -> Any:
-        if args.wait or (args.wait is None and by_default):
-            handle.wait(args.timeout)
+    def _followed(self, handle: Any, args: Namespace) -> Any:
+        # Weeks pass before it ends: what is waited for is that all that is due now was done.
+        if self.should_wait(args):
+            self.workspace.retirement.settle(handle.id, timeout=args.timeout)
         return handle
 
     def _consumer(self, args: Namespace) -> str:

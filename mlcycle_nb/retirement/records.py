@@ -121,6 +121,7 @@ class Before:
     aliases: dict[str, int]  # every alias of the model, and the version it named
     tags: dict[str, str]  # the version's tags
     running: bool
+    warm_seconds: float | None = None  # it was about to end, and kept for this long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from mlcycle_nb.errors import InvalidInput, NotFound, Refused
 from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.references import parse_duration
 from mlcycle_nb.retirement import consumers, planning, schedule
-from mlcycle_nb.retirement.decide import OUR_TAGS
+from mlcycle_nb.retirement.decide import OUR_TAGS, is_settled
 from mlcycle_nb.retirement.handover import document, with_note
 from mlcycle_nb.retirement.records import (
     ARCHIVING,
@@ -197,7 +197,8 @@ class ModelRetirementManager:
             address=self._traffic.address(*where),
             aliases=self._registry.aliases(record.model),
             tags={key: value for key, value in tags.items() if key in OUR_TAGS},
-            running=self._traffic.lasting(*where),
+            running=self._traffic.running(*where),
+            warm_seconds=self._traffic.warm_seconds(*where),
         )
         callers = self._traffic.callers(*where)
 
@@ -333,6 +334,24 @@ class ModelRetirementManager:
             error=str(self.context.store.observed(Retirement, record.id).get("error", "")),
         )
 
+    def settle(self, ref: str, *, environment: str | None = None, timeout: float | None = 120.0) -> Retirement:
+        """Block until the retirement waits for a time or for people, or has ended; return it.
+
+        What takes weeks is not waited for: this returns when all that is due now was done and seen in force.
+
+        Raises
+        ------
+        WaitTimeout
+            When `timeout` seconds have passed; the work goes on.
+        """
+        id = self.find(ref, environment).id
+        waiting: Handle[Retirement] = Handle(
+            id,
+            lambda: self.context.store.get(Retirement, id),
+            lambda record: is_settled(record, self.context.clock.now()),
+        )
+        return waiting.wait(timeout)
+
     def cleanup_plan(self, ref: str, *, environment: str | None = None) -> tuple[CleanupItem, ...]:
         """Return each thing of the version with its size and what the clean-up would do with it now."""
         return self._cleanup(self.find(ref, environment))
@@ -379,7 +398,9 @@ class ModelRetirementManager:
                 raise Refused(f"this retirement is {record.phase}", value=record.id)
             known = consumers.merge(record.consumers, callers)
             at = self.context.clock.now()
-            return replace(record, consumers=consumers.answer(known, consumer, state, by=by, said=said, at=at))
+            after = replace(record, consumers=consumers.answer(known, consumer, state, by=by, said=said, at=at))
+            # A paused ramp is looked at again; it pauses anew when anything else speaks against it.
+            return replace(after, phase=RAMPING, blockers=()) if record.phase == PAUSED else after
 
         found = self.find(ref, environment)
         callers = self._traffic.callers(found.environment, found.model, found.model_version)

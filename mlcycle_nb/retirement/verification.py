@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import MLCycleError
@@ -40,6 +41,16 @@ class RetirementVerification:
     def passed(self) -> bool:
         """Whether everything was shown to be as it should."""
         return self.outcome is Outcome.PASSED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        found = [{"what": f.what, "outcome": str(f.outcome), "detail": f.detail} for f in self.findings]
+        return {
+            "reference": self.reference,
+            "environment": self.environment,
+            "outcome": str(self.outcome),
+            "findings": found,
+        }
 
     def __repr__(self) -> str:
         rows = [(f.what, str(f.outcome), f.detail) for f in self.findings]

@@ -28,8 +28,8 @@ class Traffic(Protocol):
         """Return whether the version is meant to have replicas in the environment."""
         ...
 
-    def lasting(self, environment: str, model: str, version: int) -> bool:
-        """Return whether it runs and nothing is about to end it, as a replaced version is ended after a while."""
+    def warm_seconds(self, environment: str, model: str, version: int) -> float | None:
+        """Return for how long a version that is about to end is kept; None when it stays, or does not run."""
         ...
 
     def healthy(self, environment: str, model: str, version: int) -> int:
@@ -62,6 +62,10 @@ class Traffic(Protocol):
 
     def start(self, environment: str, model: str, version: int) -> None:
         """Bring the version's replicas back. Idempotent."""
+        ...
+
+    def let_go(self, environment: str, model: str, version: int, warm_seconds: float) -> None:
+        """Have the version's replicas end after a time, unless somebody calls them meanwhile. Idempotent."""
         ...
 
     def processes(self, environment: str, model: str, version: int) -> list[str]:

@@ -21,6 +21,8 @@ class ScriptedWorld:
     ----------
     replicas : dict
         (environment, model, version) -> healthy replicas; a missing one does not run.
+    ending : dict
+        (environment, model, version) -> seconds that a version is kept which is about to end.
     stables : dict
         (environment, model) -> version.
     digests : dict
@@ -38,7 +40,7 @@ class ScriptedWorld:
     """
 
     replicas: dict[tuple[str, str, int], int] = field(default_factory=dict)
-    ending: set[tuple[str, str, int]] = field(default_factory=set)
+    ending: dict[tuple[str, str, int], float] = field(default_factory=dict)
     stopped: dict[tuple[str, str, int], int] = field(default_factory=dict)
     stables: dict[tuple[str, str], int] = field(default_factory=dict)
     digests: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -59,9 +61,8 @@ class ScriptedWorld:
     def running(self, environment: str, model: str, version: int) -> bool:
         return (environment, model, version) in self.replicas
 
-    def lasting(self, environment: str, model: str, version: int) -> bool:
-        place = (environment, model, version)
-        return place in self.replicas and place not in self.ending
+    def warm_seconds(self, environment: str, model: str, version: int) -> float | None:
+        return self.ending.get((environment, model, version))
 
     def healthy(self, environment: str, model: str, version: int) -> int:
         return self.replicas.get((environment, model, version), 0)
@@ -113,6 +114,10 @@ class ScriptedWorld:
     def start(self, environment: str, model: str, version: int) -> None:
         place = (environment, model, version)
         self._write("start", lambda: self.replicas.setdefault(place, self.stopped.get(place, 1)), *place)
+
+    def let_go(self, environment: str, model: str, version: int, warm_seconds: float) -> None:
+        place = (environment, model, version)
+        self._write("let_go", lambda: self.ending.update({place: warm_seconds}), *place, warm_seconds)
 
     def processes(self, environment: str, model: str, version: int) -> list[str]:
         count = self.replicas.get((environment, model, version), 0)

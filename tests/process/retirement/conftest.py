@@ -80,7 +80,7 @@ class Served:
         self.workspace.context.ensure_supervisor()
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Return once the condition holds; fail when it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -98,6 +98,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
         log = workspace.home / "logs" / "supervisor.log"
         if log.exists():
             print("supervisor log:", log.read_text()[-8000:])
+        for record in workspace.store.find(Retirement):
+            print(workspace.retirement.status(record.id), workspace.store.observed(Retirement, record.id))
         workspace.down()
         workspace.close()
     left = living(workspace)

@@ -209,6 +209,17 @@ class TestCancel:
         retiring.world.catch_up()
         assert retiring.settle(id) == ["finish_undo"]
 
+    def test_a_version_that_was_about_to_end_gets_its_time_again(self, retiring: Retiring) -> None:
+        """The retirement kept it; afterwards it ends when nobody calls, as it would have."""
+        retiring.world.ending[PLACE] = 300.0
+        id = retiring.start().id
+        retiring.settle(id)
+        retiring.world.ending.clear()
+        retiring.service.cancel(id, reason="not yet")
+        retiring.settle(id)
+
+        assert retiring.world.ending == {PLACE: 300.0}
+
     def test_a_plan_is_cancelled_at_once(self, retiring: Retiring) -> None:
         """Nothing had changed, so nothing is undone; the version may be planned again."""
         id = retiring.plan().id

@@ -33,14 +33,14 @@ class TestMagic:
         assert "billing" in repr(plan)
         magic.retire("execute digits/1 --env production --no-wait")
         retiring.settle(plan.id)
-        assert "not acknowledged yet by billing" in repr(magic.retire("status digits/1"))
+        assert "not acknowledged yet by billing" in repr(magic.retire("status digits/1 --no-wait"))
         assert magic.retire("ack digits/1 --consumer billing --by ada").consumers[0].by == "ada"
         assert magic.retire('note digits/1 --field migration --text "call 2"').record.notes == {"migration": "call 2"}
         assert "call 2" in magic.retire("handover digits/1")
         assert [one.id for one in magic.retire("list digits")] == [plan.id]
         magic.retire('cancel digits/1 --reason "not yet" --no-wait')
         retiring.settle(plan.id)
-        assert magic.retire("status digits/1").record.phase == "cancelled"
+        assert magic.retire("status digits/1 --no-wait").record.phase == "cancelled"
 
     @pytest.mark.parametrize(
         ("line", "says"),

@@ -85,6 +85,37 @@ class TestTwentyEightDays:
         assert again.share == 7500
 
 
+class TestSettled:
+    def test_it_is_settled_when_it_waits_for_time_or_people(self, retiring: Retiring) -> None:
+        """At each rest of a whole retirement, and not between."""
+        from mlcycle_nb.retirement.decide import is_settled
+
+        id = retiring.start().id
+        rests = 0
+        for _ in range(200):
+            settled = is_settled(retiring.record(id), retiring.clock.now())
+            acted = retiring.turn(id) is not None
+            assert settled is not acted
+            if retiring.record(id).phase == "handover" and not retiring.record(id).notes:
+                retiring.fill_notes(id)
+            elif settled:
+                rests += 1
+                retiring.clock.advance(timedelta(days=7))
+            if not retiring.record(id).active:
+                break
+
+        assert is_settled(retiring.record(id), retiring.clock.now())
+        assert rests == 5
+
+    def test_settle_gives_up_in_time(self, retiring: Retiring) -> None:
+        """Nobody turns the controller here, so what is due is never done."""
+        from mlcycle_nb.errors import WaitTimeout
+
+        id = retiring.start().id
+        with pytest.raises(WaitTimeout):
+            retiring.service.settle(id, timeout=0.05)
+
+
 class TestClock:
     def test_a_jump_of_nine_weeks_takes_one_step(self, retiring: Retiring) -> None:
         """Whatever was missed, a wake-up takes one step, and the next waits its full time."""
@@ -227,7 +258,7 @@ class TestConsumers:
         assert retiring.pass_time(id, days=7) == ["pause"]
         assert retiring.record(id).blockers == ("not acknowledged by billing",)
         retiring.service.acknowledge(id, "billing", by="ada", note="moved on Tuesday")
-        assert retiring.settle(id) == ["resume", "take", "confirm"]
+        assert retiring.settle(id) == ["take", "confirm"]
 
     def test_a_waiver_needs_a_reason(self, retiring: Retiring) -> None:
         """To go on without an answer is a decision that is recorded."""
