@@ -280,11 +280,19 @@ class ModelDeploymentManager:
         return read_status(self.context, self._service(model, environment))
 
     def callers(self, model: str, version: int | None = None, environment: str = "production") -> list[Caller]:
-        """Return who has asked a model, or one version of it, as the gateway counted; the busiest first."""
-        from mlcycle_nb.deployment.traffic import read_callers
+        """Return who has asked a model, or one version of it, as the gateway counted; the busiest first.
 
-        tail = self.context.store.observed(Gateway, self._check_environment(environment)).get("tail") or {}
-        return read_callers(tail.get("callers", {}), model, version)
+        What the supervisor has not counted yet is read from the gateway's log, so that a caller of this very
+        second is not missed.
+        """
+        from mlcycle_nb.deployment.traffic import add_callers, read_callers
+        from mlcycle_nb.serving.gateway import Gateway as EnvoyGateway
+
+        environment = self._check_environment(environment)
+        tail = self.context.store.observed(Gateway, environment).get("tail") or {"position": None, "callers": {}}
+        batch = EnvoyGateway(self.context, environment).access_log.read(tail["position"])
+        shift = self.context.clock.now() - datetime.now(UTC)
+        return read_callers(add_callers(tail["callers"], batch.rows, shift), model, version)
 
     # -- consumers -------------------------------------------------------------------------------------------
 

@@ -231,6 +231,45 @@ class ModelDevelopmentManager:
         """
         return self._registry.register(name, package, run_id=run_id, tags=tags or {})
 
+    def register_estimator(
+        self,
+        name: str,
+        estimator: Any,
+        *,
+        reference: Any,
+        labels: Any = None,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> ModelVersion:
+        """Package an estimator or module that this kernel holds, and register it as the next version.
+
+        Parameters
+        ----------
+        name : str
+        estimator : scikit-learn estimator or torch.nn.Module
+            What `mlcycle_nb.packages.build_package` takes.
+        reference : array_like or DataFrame, shape (n, n_features)
+            The rows it learned from: later requests are compared with them. Columns of a frame name the features.
+        labels : array_like, shape (n,), optional
+            True labels of `reference`.
+        **options
+            More of `build_package`, such as ``class_names`` or ``task``.
+        """
+        from mlcycle_nb.packages import PackageStore, build_package
+
+        names = [str(column) for column in reference.columns] if hasattr(reference, "columns") else None
+        package = build_package(
+            estimator,
+            example=reference[:64],
+            reference=reference,
+            reference_labels=labels,
+            feature_names=options.pop("feature_names", names),
+            out=PackageStore(self.context.folder("packages")),
+            **options,
+        )
+        return self.register_model(name, package, run_id=run_id, tags=tags)
+
     def get_version(self, ref: str | ModelReference) -> ModelVersion:
         """Return the version that ``digits/7``, ``digits@champion``, or the name of a one-version model means."""
         return self._registry.get(ref if isinstance(ref, ModelReference) else ModelReference.parse(ref))
