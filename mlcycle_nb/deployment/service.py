@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from mlcycle_nb.context import Context
@@ -286,14 +285,9 @@ class ModelDeploymentManager:
         What the supervisor has not counted yet is read from the gateway's log, so that a caller of this very
         second is not missed.
         """
-        from mlcycle_nb.deployment.traffic import add_callers, read_callers
-        from mlcycle_nb.serving.gateway import Gateway as EnvoyGateway
+        from mlcycle_nb.deployment.calls import current_callers
 
-        environment = self._check_environment(environment)
-        tail = self.context.store.observed(Gateway, environment).get("tail") or {"position": None, "callers": {}}
-        batch = EnvoyGateway(self.context, environment).access_log.read(tail["position"])
-        shift = self.context.clock.now() - datetime.now(UTC)
-        return read_callers(add_callers(tail["callers"], batch.rows, shift), model, version)
+        return current_callers(self.context, self._check_environment(environment), model, version)
 
     # -- consumers -------------------------------------------------------------------------------------------
 

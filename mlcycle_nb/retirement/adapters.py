@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.deployment import routes
+from mlcycle_nb.deployment.calls import current_callers
 from mlcycle_nb.deployment.records import (
     Gateway,
     PinnedRoute,
@@ -17,7 +18,6 @@ from mlcycle_nb.deployment.records import (
     service_id,
 )
 from mlcycle_nb.deployment.revisions import let_go, size_revision
-from mlcycle_nb.deployment.traffic import read_callers
 from mlcycle_nb.errors import NotFound
 from mlcycle_nb.retirement.decide import OUR_TAGS
 from mlcycle_nb.retirement.records import Address
@@ -84,7 +84,6 @@ class DeployedTraffic:
         return self._context.processes.names(f"replica-{environment}.{model}.{version}.")
 
     def callers(self, environment: str, model: str, version: int) -> list[Caller]:
-        tail = self._context.store.observed(Gateway, environment).get("tail") or {}
         return [
             Caller(
                 name=one.consumer,
@@ -94,7 +93,7 @@ class DeployedTraffic:
                 last_seen=one.last_seen,
                 last_pinned=one.last_pinned,
             )
-            for one in read_callers(tail.get("callers", {}), model, version)
+            for one in current_callers(self._context, environment, model, version)
         ]
 
     # -- writing ---------------------------------------------------------------------------------------------
