@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import line_magic, magics_class
 
-from mlcycle_nb.deployment.records import DeploymentStrategy
 from mlcycle_nb.errors import InvalidInput, MLCycleError
 from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, wait_options
 from mlcycle_nb.notebook.magics import StageMagics
@@ -17,12 +16,8 @@ from mlcycle_nb.references import ModelReference, check_name
 if TYPE_CHECKING:
     from argparse import Namespace
 
-_FLAGS = {
-    "canary": DeploymentStrategy.CANARY,
-    "blue_green": DeploymentStrategy.BLUE_GREEN,
-    "rolling": DeploymentStrategy.ROLLING,
-    "all_at_once": DeploymentStrategy.ALL_AT_ONCE,
-}
+# By name: the records would load the database engine, and %load_ext has to feel instant.
+_FLAGS = {"canary": "canary", "blue_green": "blue-green", "rolling": "rolling", "all_at_once": "all-at-once"}
 
 
 def _rollout_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,10 +182,10 @@ class DeploymentMagics(StageMagics):
 
 
 def _strategy(args: Namespace) -> str | None:
-    chosen = [str(strategy) for flag, strategy in _FLAGS.items() if getattr(args, flag)]
+    chosen = [strategy for flag, strategy in _FLAGS.items() if getattr(args, flag)]
     if args.strategy:
         chosen.append(args.strategy)
     if len(chosen) > 1:
         raise InvalidInput("choose one strategy", value=", ".join(chosen), where="%deploy")
     # --steps belong to a canary, so they choose it.
-    return chosen[0] if chosen else (str(DeploymentStrategy.CANARY) if args.steps else None)
+    return chosen[0] if chosen else ("canary" if args.steps else None)

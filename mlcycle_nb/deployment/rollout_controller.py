@@ -114,7 +114,9 @@ class RolloutController:
         if memory is None:
             stored = store.observed(Rollout, record.id).get("analysis")
             if stored is None:
-                state = analysis.begin(record, _end(log), datetime.now(UTC), self._baseline(record))
+                tail = store.observed(Gateway, record.environment).get("tail") or {}
+                position = _end(log, tail.get("position"))
+                state = analysis.begin(record, position, datetime.now(UTC), self._baseline(record))
             else:
                 state = analysis.AnalysisState.from_json(stored)
             memory = self._analyses[record.id] = analysis.AnalysisMemory(state, analysis.judge(state, record.policy))
@@ -291,9 +293,14 @@ def _digest_of(transaction: Transaction, record: Rollout, version: int) -> str:
     return transaction.get(Revision, revision_id(record.environment, record.model, version)).digest
 
 
-def _end(log: AccessLogReader) -> str | None:
-    """Return the position after the newest row, so that what was before the rollout does not count."""
-    position: str | None = None
+def _end(log: AccessLogReader, position: str | None) -> str | None:
+    """Return the position after the newest row, so that what was before the rollout does not count.
+
+    Parameters
+    ----------
+    position : str, optional
+        Where the gateway's controller has read to: what is before needs no second reading.
+    """
     while True:
         batch = log.read(position)
         if batch.position == position:

@@ -9,7 +9,7 @@ from mlcycle_nb.errors import Conflict, Refused
 
 from .conftest import ENVIRONMENT, Deployed, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 
 def weights(deployed: Deployed) -> dict[int, int]:

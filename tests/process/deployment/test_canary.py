@@ -8,7 +8,7 @@ from mlcycle_nb.store.audit import events, verify
 
 from .conftest import ENVIRONMENT, Deployed
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 
 def test_first_deployment_answers(deployed: Deployed) -> None:

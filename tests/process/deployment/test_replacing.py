@@ -12,7 +12,7 @@ from mlcycle_nb.deployment.records import Gateway, Revision
 
 from .conftest import ENVIRONMENT, Deployed, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 
 def ready(deployed: Deployed, version: int) -> int:
