@@ -33,7 +33,7 @@ def drift_heat_map(windows: Sequence[WindowVerdict]) -> Any:
                 {
                     "window": _window_name(window),
                     "feature": finding.name,
-                    "ratio": None if ratio is None else round(min(ratio, 100.0), 4),
+                    "ratio": 0.0 if ratio is None else round(min(ratio, 100.0), 4),
                     "state": finding.state,
                     "adjusted": finding.adjusted,
                     "effect": finding.effect,
@@ -50,7 +50,7 @@ def drift_heat_map(windows: Sequence[WindowVerdict]) -> Any:
     )
     cells = base.mark_rect().encode(
         color=alt.condition(
-            "datum.ratio === null",
+            "datum.effect === null",
             alt.value("#eeeeee"),
             alt.Color(
                 "ratio:Q",
@@ -67,7 +67,7 @@ def drift_heat_map(windows: Sequence[WindowVerdict]) -> Any:
 def _worst(rows: Sequence[dict[str, Any]]) -> list[str]:
     worst: dict[str, tuple[bool, float]] = {}
     for row in rows:
-        own = (row["state"] == "drift", row["ratio"] or 0.0)
+        own = (row["state"] == "drift", row["ratio"])
         worst[row["feature"]] = max(worst.get(row["feature"], (False, -1.0)), own)
     return sorted(worst, key=lambda name: (not worst[name][0], -worst[name][1], name))[:HEAT_FEATURES]
 

@@ -38,7 +38,7 @@ def health(
     last_row_at : datetime, optional
         When rows last arrived from the prediction log.
     requests : int, optional
-        Requests that the gateway charged to the service in the last `stale_seconds`; None when it says nothing.
+        Requests that were answered in the last `stale_seconds`, by the gateway's count; None when it says nothing.
     """
     if phase == "stopped":
         return Health.STOPPED

@@ -222,13 +222,14 @@ class ModelMonitor:
         if not reason.strip():
             raise InvalidInput("a reason is missing", where="silence", remedy="say why nobody is to be told")
         now = self._context.clock.now()
+        until = now + parse_duration(duration, what="duration")
         silence = Silence(
             id=f"silence-{uuid.uuid4().hex[:12]}",
             phase="active",
             created_at=now,
             monitor=self._context.store.get(Monitor, self._id(model, environment)).id,
             kind=kind,
-            until=now + parse_duration(duration, what="duration"),
+            until=until,
             reason=reason,
             created_by=self._context.actor,
         )
@@ -303,16 +304,21 @@ class ModelMonitor:
         channel_names: Sequence[str] | None,
         **fields: Any,
     ) -> Monitor:
-        found = detectors.resolve(names)
+        found, watched = detectors.resolve(names), self._id(model, environment)
+        versions = self._development.versions(model)
+        if not versions:
+            known = self._development.models()
+            remedy = f"{did_you_mean(model, known)}known: {', '.join(known) or 'none yet'}"
+            raise NotFound("no version of this model is registered", value=model, remedy=remedy)
         return Monitor(
-            id=self._id(model, environment),
+            id=watched,
             phase="running",
             created_at=self._context.clock.now(),
             environment=environment,
             model=model,
             detectors=found,
             channels=channels.resolve(channel_names, self._context.settings),
-            digests={str(v.version): v.package_digest for v in self._development.versions(model)},
+            digests={str(v.version): v.package_digest for v in versions},
             notes=self._licence(found),
             **fields,
         )
@@ -349,7 +355,8 @@ class ModelMonitor:
 
     def _begin(self, monitor: Monitor, before: Monitor | None, since: str) -> Monitor:
         # Streams before the record: the supervisor must not begin with rows that are not meant.
-        state.save(self._context, monitor, self._streams(monitor, since), last_row_at="", no_data=False)
+        gone: dict[str, Any] = {} if before is None else {state.key(before): {}}
+        state.save(self._context, monitor, self._streams(monitor, since), last_row_at="", no_data=False, **gone)
         detail = {"window": monitor.window, "detectors": monitor.detectors, "channels": monitor.channels}
         with self._context.store.transaction(actor=self._context.actor) as transaction:
             if before is None:

@@ -37,7 +37,8 @@ class Progress:
         return sum(stream.windows for stream in self.streams.values())
 
 
-def _key(monitor: Monitor) -> str:
+def key(monitor: Monitor) -> str:
+    """Return the name under which the streams of a monitor's present generation lie."""
     # Streams of another generation keep another name, so a supervisor that still works on it cannot overwrite ours.
     return f"streams_{monitor.generation}"
 
@@ -45,7 +46,7 @@ def _key(monitor: Monitor) -> str:
 def load(context: Context, monitor: Monitor) -> Progress:
     """Read the progress of a monitor."""
     seen = context.store.observed(Monitor, monitor.id)
-    streams = {int(version): structured(tree, Stream) for version, tree in seen.get(_key(monitor), {}).items()}
+    streams = {int(version): structured(tree, Stream) for version, tree in seen.get(key(monitor), {}).items()}
     return Progress(
         streams=streams,
         heartbeat=_time(seen.get("heartbeat")),
@@ -59,7 +60,7 @@ def save(context: Context, monitor: Monitor, streams: Mapping[int, Stream], **se
     """Store the streams of a monitor, and other things seen; it is a heartbeat too."""
     trees = {str(version): jsonable(stream) for version, stream in streams.items()}
     beat = format_time(context.clock.now())
-    context.store.observe(Monitor, monitor.id, **{_key(monitor): trees}, heartbeat=beat, **seen)
+    context.store.observe(Monitor, monitor.id, **{key(monitor): trees}, heartbeat=beat, **seen)
 
 
 def beat(context: Context, monitor: Monitor, **seen: Any) -> None:

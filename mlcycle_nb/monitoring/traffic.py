@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.monitoring.records import Monitor, MonitoringMetric
@@ -18,13 +19,22 @@ _METRICS = (
 
 
 def recent_requests(context: Context, monitor: Monitor, seconds: float) -> int | None:
-    """Return the requests of the last `seconds`; None when the gateway has never said anything about the service."""
+    """Return the requests of the last `seconds` that a model answered, which is to say those that are logged.
+
+    None when the gateway has never said anything about the service.
+    """
     owner = f"service:{monitor.id}"
     since = context.clock.now() - timedelta(seconds=seconds)
     rows = context.store.measurements(owner, kind=KIND, since=since)
     if rows:
-        return sum(int(row.get("requests", 0)) for row in rows)
+        return sum(
+            max(0, _count(row, "requests") - _count(row, "errors") - _count(row, "client_errors")) for row in rows
+        )
     return 0 if context.store.measurements(owner, kind=KIND, limit=1) else None
+
+
+def _count(row: dict[str, Any], name: str) -> int:
+    return int(row.get(name) or 0)
 
 
 def traffic_metrics(context: Context, monitor: Monitor, limit: int) -> list[MonitoringMetric]:

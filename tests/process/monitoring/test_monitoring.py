@@ -172,7 +172,7 @@ class TestLife:
             with pytest.raises(InvalidInput, match=error):
                 monitoring.start_monitoring("credit", **arguments)
         for call, error in [
-            (lambda: monitoring.start_monitoring("credti"), "credit"),
+            (lambda: monitoring.start_monitoring("credti"), "did you mean 'credit'"),
             (lambda: monitoring.start_monitoring("credit", environment="prod"), "no such environment"),
             (lambda: monitoring.start_monitoring("credit", detectors="kss"), "no detector of this name"),
         ]:

@@ -137,3 +137,13 @@ class TestNames:
             "assert not {'alibi_detect', 'torch', 'scipy'} & set(sys.modules)"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["magic", "records", "service"])
+def test_a_module_of_the_front_imports_nothing_heavy(module: str) -> None:
+    code = (
+        f"import sys, mlcycle_nb.monitoring.{module};"
+        "heavy = {'torch', 'mlflow', 'altair', 'pandas', 'alibi_detect', 'numpy', 'scipy', 'pyarrow'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
