@@ -39,7 +39,7 @@ class TestStart:
         """A supervisor that cannot start says why, in one line."""
         (workspace.home.parent / "mlcycle.toml").write_text("[serving]\nreplicsa = 2\n")
 
-        with pytest.raises(EngineError, match="replicsa.*did you mean 'replicas'"):
+        with pytest.raises(EngineError, match=r"replicsa.*did you mean 'replicas'"):
             workspace.context.ensure_supervisor()
 
 
@@ -56,7 +56,7 @@ class TestDeath:
         second = ensure_supervisor(workspace.home, workspace.settings)
 
         assert second != first
-        _wait_for_fence(workspace, fence + 1)
+        assert workspace.store.leader() == (f"{socket.gethostname()}:{second.pid}", fence + 1)
 
     def test_down_ends_it_and_what_it_started(self, workspace: Workspace, tmp_path: Path) -> None:
         """After `down` there is no process and no lock."""
@@ -87,12 +87,6 @@ class TestDeath:
         subprocess.run(["rm", "-rf", str(opened.home)], check=True)
 
         psutil.Process(identity.pid).wait(timeout=20)
-
-
-def _wait_for_fence(workspace: Workspace, fence: int) -> None:
-    identity = find_supervisor(workspace.home)
-    assert identity is not None
-    assert workspace.store.leader() == (f"{socket.gethostname()}:{identity.pid}", fence)
 
 
 class TestLightImport:
