@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
 import shlex
 import unicodedata
@@ -17,7 +18,9 @@ from mlcycle_nb.errors import InvalidInput, did_you_mean
 __all__ = ["HelpShown", "argument", "magic_arguments", "output_options", "parse", "split", "wait_options"]
 
 MAX_LINE_BYTES = 65_536
-_UNRESOLVED = re.compile(r"\$[A-Za-z_]\w*|\{[A-Za-z_][\w.]*\}")
+_INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
+# What IPython leaves of an expansion that failed; JSON begins with a quote and has a colon.
+_UNRESOLVED = re.compile(r"\$[A-Za-z_]\w*|\{[A-Za-z_(][^{}:]*\}")
 
 
 class HelpShown(Exception):
@@ -47,8 +50,7 @@ def split(line: str, *, magic: str = "magic") -> list[str]:
     if len(line) > MAX_LINE_BYTES:
         raise InvalidInput(f"the line has {len(line)} characters, over 64 KiB", where=magic)
     for position, character in enumerate(line):
-        invisible = unicodedata.category(character) in {"Cc", "Cf", "Co", "Zl", "Zp"} and character not in "\t\n"
-        if invisible or character == "\u00a0":
+        if unicodedata.category(character) in _INVISIBLE and character not in " \t\n":
             raise InvalidInput(
                 f"the line contains U+{ord(character):04X} at {position}", where=magic, remedy="type it again by hand"
             )
@@ -57,14 +59,11 @@ def split(line: str, *, magic: str = "magic") -> list[str]:
     except ValueError:
         column = _unclosed_quote(line)
         raise InvalidInput(f"unclosed quote at column {column}", value=line, where=magic) from None
-    for token in tokens:
-        unresolved = _UNRESOLVED.search(token)
-        if unresolved:
-            raise InvalidInput(
-                f"variable not defined: {unresolved[0]}",
-                where=magic,
-                remedy="define it in a cell above, then run again",
-            )
+    unresolved = _UNRESOLVED.search(line)
+    if unresolved:
+        raise InvalidInput(
+            f"variable not defined: {unresolved[0]}", where=magic, remedy="define it in a cell above, then run again"
+        )
     return tokens
 
 
@@ -99,9 +98,13 @@ def parse(function: Any, line: str) -> argparse.Namespace:
             remedy = f"{did_you_mean(option, options)}known: {known}"
             raise InvalidInput(f"unknown option {option}", where=name, remedy=remedy)
     try:
-        return parser.parse_args(tokens)
+        arguments = parser.parse_args(tokens)
     except (UsageError, argparse.ArgumentError, argparse.ArgumentTypeError) as refused:
         raise InvalidInput(_with_suggestion(str(refused), parser), where=name, remedy=f"{name} --help") from None
+    into = getattr(arguments, "into", None)
+    if into is not None and (not into.isidentifier() or keyword.iskeyword(into)):
+        raise InvalidInput("not a name for a variable", value=into, where=f"{name} --into")
+    return arguments
 
 
 def _with_suggestion(message: str, parser: argparse.ArgumentParser) -> str:

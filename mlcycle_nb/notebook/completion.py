@@ -19,7 +19,7 @@ def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
 
     @context_matcher()
     def match(context: CompletionContext) -> Any:
-        line = context.full_text.splitlines()[context.cursor_line] if context.full_text else ""
+        line = context.full_text.split("\n")[context.cursor_line]  # splitlines() drops an empty last line
         found = _MAGIC.match(line)
         if found is None:
             return {"completions": []}

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape as _escape
 from typing import Any
 
+from mlcycle_nb.errors import inert
+
 # Okabe and Ito's palette: told apart with any of the common colour deficiencies, on light and dark ground.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -104,7 +106,7 @@ def number(value: float) -> str:
 
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return a table in plain text with aligned columns."""
-    lines = [[str(c) for c in headers], *([str(c) for c in row] for row in rows)]
+    lines = [[inert(str(c)) for c in row] for row in (headers, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from mlcycle_nb.notebook.charts import spec, to_image
+from mlcycle_nb.notebook.html import escape
 from mlcycle_nb.notebook.live import is_live
 
 S = TypeVar("S")
@@ -74,7 +75,11 @@ class Panel(Generic[S]):
             f'<div style="display:inline-block;margin:4px 12px 4px 0">{to_image(chart)}</div>'
             for chart in self.charts(state)
         )
-        return f'<div role="region" aria-label="{self.title()}">{self.html(state)}{drawn}</div>'
+        return self.region(self.html(state) + drawn)
+
+    def region(self, html: str) -> str:
+        """Return `html` as a region that screen readers announce by the panel's title."""
+        return f'<div role="region" aria-label="{escape(self.title())}">{html}</div>'
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         bundle = {"text/plain": repr(self), "text/html": self.to_html()}
@@ -113,7 +118,8 @@ class _LiveView:
         self._charts = widgets.Box(layout=widgets.Layout(flex_flow="row wrap"))
         self.box = widgets.VBox([self._html, self._buttons, self._message, self._charts])
         self.box.add_class("mlcycle-panel")
-        self._labels: tuple[str, ...] = ()
+        self._actions: dict[str, Action] = {}
+        self._drawn: tuple[tuple[str, str], ...] = ()
         self._specs: list[dict[str, Any]] = []
         self._stop = threading.Event()
         if not self._refresh():
@@ -133,7 +139,7 @@ class _LiveView:
 
     def _refresh(self) -> bool:
         state = self._panel.snapshot()
-        html = f'<div role="region" aria-label="{self._panel.title()}">{self._panel.html(state)}</div>'
+        html = self._panel.region(self._panel.html(state))
         if html != self._html.value:
             self._html.value = html
         self._draw_buttons(self._panel.actions(state))
@@ -141,20 +147,23 @@ class _LiveView:
         return self._panel.finished(state)
 
     def _draw_buttons(self, actions: Sequence[Action]) -> None:
-        labels = tuple(action.label for action in actions)
-        if labels == self._labels:
+        self._actions = {action.label: action for action in actions}
+        drawn = tuple((action.label, action.tone) for action in actions)
+        if drawn == self._drawn:
             return
         buttons = []
-        for action in actions:
-            button = self._widgets.Button(description=action.label, button_style=action.tone, tooltip=action.label)
-            button.on_click(lambda _, act=action: self._press(act))
+        for label, tone in drawn:
+            button = self._widgets.Button(description=label, button_style=tone, tooltip=label)
+            button.on_click(lambda _, label=label: self._press(label))
             buttons.append(button)
         self._buttons.children = buttons
-        self._labels = labels
+        self._drawn = drawn
 
-    def _press(self, action: Action) -> None:
+    def _press(self, label: str) -> None:
+        action = self._actions.get(label)  # of the state shown now, which the button may be older than
+        if action is None:
+            return
         from mlcycle_nb.errors import MLCycleError
-        from mlcycle_nb.notebook.html import escape
 
         try:
             action.callback()

@@ -50,8 +50,13 @@ def _lead(home: Path) -> int:
     assert identity is not None  # this very process
     controllers = list(load_controllers(context))
     described = {"pid": identity.pid, "started": identity.started, "host": socket.gethostname()}
-    write_atomically(state_file(home), json.dumps(described), durable=False)
-    lead = wait_for_leadership(context.store, f"{socket.gethostname()}:{identity.pid}", stop)
+    holder = f"{socket.gethostname()}:{identity.pid}"
+    lead = wait_for_leadership(
+        context.store,
+        holder,
+        stop,
+        ready=lambda: write_atomically(state_file(home), json.dumps(described), durable=False),
+    )
     loop = ReconcileLoop(context, controllers)
     watcher = threading.Thread(target=_watch_lead, args=(lead, stop), daemon=True)
     watcher.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ class ProcessIdentity:
     """A process for good: its pid and when the kernel started it."""
 
     pid: int
-    started: str  # clock ticks since boot on Linux, seconds since the epoch elsewhere
+    started: str  # clock ticks since a named boot on Linux, seconds since the epoch elsewhere
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
@@ -26,11 +27,17 @@ class ProcessIdentity:
         return _started(self.pid) == self.started
 
 
+@cache
+def _boot() -> str:
+    # A machine that starts the same way each time gives the same pid the same tick.
+    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+
+
 def _started(pid: int) -> str | None:
     try:
         # Start time in ticks since boot does not move when somebody sets the clock, as psutil's create_time may.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
+        return None if fields[0] in "ZX" else f"{fields[19]}@{_boot()}"
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -13,8 +14,12 @@ from mlcycle_nb.store.database import POSTGRES_LEADER_LOCK
 _STANDBY_SECONDS = 0.5
 
 
-def wait_for_leadership(store: Store, holder: str, stop: threading.Event) -> Connection | None:
+def wait_for_leadership(
+    store: Store, holder: str, stop: threading.Event, ready: Callable[[], None]
+) -> Connection | None:
     """Stand by until this process leads, then take the next fencing number.
+
+    `ready` is called once, as soon as this process leads or stands by.
 
     On SQLite the caller already holds the workspace's file lock, which is leadership. On PostgreSQL the
     leader holds a session-level advisory lock on the connection that is returned; the server frees it when
@@ -22,7 +27,9 @@ def wait_for_leadership(store: Store, holder: str, stop: threading.Event) -> Con
     """
     if store.engine.dialect.name == "sqlite":
         store.take_lead(holder)
+        ready()
         return None
+    told = False
     connection = store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     while not stop.is_set():
         taken = connection.execute(
@@ -30,6 +37,10 @@ def wait_for_leadership(store: Store, holder: str, stop: threading.Event) -> Con
         ).scalar_one()
         if taken:
             store.take_lead(holder)
+        if not told:
+            ready()
+            told = True
+        if taken:
             return connection
         stop.wait(_STANDBY_SECONDS)
     return connection

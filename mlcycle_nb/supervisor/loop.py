@@ -17,12 +17,13 @@ from mlcycle_nb.supervisor.controller import Controller
 logger = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
+_STOP_SECONDS = 0.5  # a slow tick must not delay the end by more
 
 
 @dataclass(slots=True)
 class _Failure:
     count: int
-    retry_at: float  # monotonic
+    retry_at: float  # on the workspace's monotonic clock
 
 
 class ReconcileLoop:
@@ -42,6 +43,7 @@ class ReconcileLoop:
         self._pool = ThreadPoolExecutor(context.settings.supervisor.workers, thread_name_prefix="reconcile")
         self._in_flight: dict[tuple[str, str], Future[bool]] = {}
         self._failures: dict[tuple[str, str], _Failure] = {}
+        self._well: set[tuple[str, str]] = set()  # known to show no error
         self._acted = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
@@ -58,8 +60,11 @@ class ReconcileLoop:
                 logger.info("nothing active for %s s; leaving", settings.idle_exit_seconds)
                 return
             # An action that was just done usually makes the next one possible: look again at once.
-            if self._acted.wait(settings.tick_seconds):
-                self._acted.clear()
+            until = time.monotonic() + settings.tick_seconds
+            while not stop.is_set() and (left := until - time.monotonic()) > 0:
+                if self._acted.wait(min(left, _STOP_SECONDS)):
+                    self._acted.clear()
+                    break
 
     def close(self) -> None:
         """Wait for the actions in flight and end the threads."""
@@ -77,6 +82,7 @@ class ReconcileLoop:
             for record in records:
                 active += 1
                 self._submit(controller, record)
+        self._in_flight = {key: future for key, future in self._in_flight.items() if not future.done()}
         return active
 
     def settle(self) -> None:
@@ -90,7 +96,7 @@ class ReconcileLoop:
         if running is not None and not running.done():
             return
         failure = self._failures.get(key)
-        if failure is not None and time.monotonic() < failure.retry_at:
+        if failure is not None and self._context.clock.monotonic() < failure.retry_at:
             return
         self._in_flight[key] = self._pool.submit(self._reconcile, controller, record)
 
@@ -101,22 +107,31 @@ class ReconcileLoop:
             action = controller.next_action(record, observation, self._context.clock.now())
             if action is not None:
                 controller.act(action, record, observation)
+            self._note_success(key, record)
         except Conflict as conflict:
             logger.info("%s %s: %s", *key, conflict)  # somebody else was first: the next turn reads again
             return False
         except Exception as failure:  # one object's trouble must not stop the others; it is shown on the object
             self._note_failure(key, record, failure)
             return False
-        if self._failures.pop(key, None) is not None:
-            self._context.store.observe(type(record), record.id, error="", error_count=0)
         if action is not None:
             self._acted.set()
         return action is not None
 
+    def _note_success(self, key: tuple[str, str], record: Record) -> None:
+        # The first success also takes away an error that a supervisor before this one left on the object.
+        if key in self._well:
+            return
+        if self._context.store.observed(type(record), record.id).get("error"):
+            self._context.store.observe(type(record), record.id, error="", error_count=0)
+        self._failures.pop(key, None)
+        self._well.add(key)
+
     def _note_failure(self, key: tuple[str, str], record: Record, failure: Exception) -> None:
+        self._well.discard(key)
         count = self._failures[key].count + 1 if key in self._failures else 1
         wait = min(_FIRST_RETRY_SECONDS * 2 ** (count - 1), _LAST_RETRY_SECONDS)
-        self._failures[key] = _Failure(count, time.monotonic() + wait)
+        self._failures[key] = _Failure(count, self._context.clock.monotonic() + wait)
         logger.exception("%s %s failed %d times; again in %.1f s", *key, count, wait)
         text = str(failure) if isinstance(failure, MLCycleError) else f"{type(failure).__name__}: {failure}"
         try:

@@ -24,8 +24,9 @@ from mlcycle_nb.supervisor.identity import ProcessIdentity
 
 MARKER = "MLCYCLE_PROCESS"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,150}")
-# Secrets of the notebook server, and switches meant for one process only.
-_NOT_INHERITED = ("JPY_", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "MLCYCLE_CRASH_AT", "PYTEST_CURRENT_TEST")
+NOTEBOOK_ONLY = ("JPY_", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "PYTEST_CURRENT_TEST")
+"""Beginnings of variables that concern a notebook server and its kernel alone, secrets among them."""
+_NOT_INHERITED = (*NOTEBOOK_ONLY, "MLCYCLE_CRASH_AT")
 
 
 class ProcessTable:
@@ -72,7 +73,7 @@ class ProcessTable:
         if not _NAME.fullmatch(name):
             raise InvalidInput("process name breaks its grammar", value=name)
         with self._lock:
-            living = self.get(name) or self._unrecorded(name)
+            living = self.get(name) or self._unrecorded(name, argv)
             if living is None:
                 living = self._spawn(name, argv, env or {}, cwd, log)
             self._record(name, living, argv)
@@ -102,32 +103,24 @@ class ProcessTable:
     def stop(self, name: str, grace_seconds: float = 5.0) -> None:
         """End the process and all its descendants: SIGTERM first, SIGKILL after the grace; returns when gone."""
         leader = self.get(name)
-        if leader is not None:
-            _signal_group(leader, signal.SIGTERM)
-        for member in self._marked(name):
-            if leader is None or member.pid != leader.pid:
-                _signal(member, signal.SIGTERM)
-        if not self._gone_within(name, grace_seconds):
-            if leader is not None:
-                _signal_group(leader, signal.SIGKILL)
-            for member in self._marked(name):
-                _signal(member, signal.SIGKILL)
-            if not self._gone_within(name, 10.0):
-                raise EngineError(f"process {name} does not end, even by SIGKILL", remedy="it waits in the kernel")
-        self._file(name).unlink(missing_ok=True)
+        for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
+            for member in self._members(name, leader):
+                _signal(member, number)
+            if self._gone_within(name, leader, seconds):
+                self._file(name).unlink(missing_ok=True)
+                return
+        raise EngineError(f"process {name} does not end, even by SIGKILL", remedy="it waits in the kernel")
 
     def stop_all(self, grace_seconds: float = 5.0) -> list[str]:
         """End every process of the workspace, recorded or not; return their names."""
         names = {file.name.removesuffix(".json") for file in self._folder.glob("*.json")}
-        names |= {
-            marker.partition("/")[2] for _, marker in _all_marked() if marker.startswith(f"{self._workspace_id}/")
-        }
-        own = os.environ.get(MARKER, "").partition("/")[2]
-        stopped = sorted(name for name in names if name != own)
+        prefix = f"{self._workspace_id}/"
+        names |= {marker.removeprefix(prefix) for _, marker, _ in _own_processes() if marker.startswith(prefix)}
+        own = os.environ.get(MARKER, "")
+        stopped = sorted(name for name in names if f"{self._workspace_id}/{name}" != own)
         for name in stopped:  # all get the signal at once, so that their grace times run together
-            leader = self.get(name)
-            if leader is not None:
-                _signal_group(leader, signal.SIGTERM)
+            for member in self._members(name, self.get(name)):
+                _signal(member, signal.SIGTERM)
         for name in stopped:
             self.stop(name, grace_seconds)
         return stopped
@@ -169,52 +162,62 @@ class ProcessTable:
         tree = {"pid": identity.pid, "started": identity.started, "argv": list(argv)}
         write_atomically(self._file(name), json.dumps(tree), durable=False)
 
-    def _unrecorded(self, name: str) -> ProcessIdentity | None:
-        for process in self._marked(name):
+    def _unrecorded(self, name: str, argv: Sequence[str]) -> ProcessIdentity | None:
+        """Find the process that was started in the instant before its starter was killed.
+
+        Its command line tells it from a child that outlived it, which has the same marker and may lead a session
+        of its own.
+        """
+        for process in self._members(name, None):
             try:
-                if os.getpgid(process.pid) == process.pid:
+                if os.getpgid(process.pid) == process.pid and _runs(process, list(argv)):
                     return ProcessIdentity.of(process.pid)
-            except ProcessLookupError:
+            except (ProcessLookupError, psutil.Error):
                 continue
         return None
 
-    def _marked(self, name: str) -> list[psutil.Process]:
+    def _members(self, name: str, leader: ProcessIdentity | None) -> list[psutil.Process]:
+        """Return the living processes that carry the name's marker, or are in the group of its leader.
+
+        The number of a group is not given away while the group has a member, so it stays good after the
+        leader's end.
+        """
         wanted = f"{self._workspace_id}/{name}"
-        return [process for process, marker in _all_marked() if marker == wanted]
+        group = None if leader is None else leader.pid
+        return [process for process, marker, of_group in _own_processes() if marker == wanted or of_group == group]
 
     def _reap(self, name: str) -> None:
         child = self._children.get(name)
         if child is not None:
             child.poll()
 
-    def _gone_within(self, name: str, seconds: float) -> bool:
+    def _gone_within(self, name: str, leader: ProcessIdentity | None, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while True:
-            if self.get(name) is None and not self._marked(name):
+            self._reap(name)
+            if (leader is None or not leader.alive()) and not self._members(name, leader):
                 return True
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
 
 
-def _all_marked() -> Iterator[tuple[psutil.Process, str]]:
+def _own_processes() -> Iterator[tuple[psutil.Process, str, int | None]]:
+    """Yield this user's other living processes with their marker and process group."""
     uid = os.getuid()
     for process in psutil.process_iter():
         try:
-            if process.uids().real != uid or process.status() == psutil.STATUS_ZOMBIE:
+            if process.uids().real != uid or process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            marker = process.environ().get(MARKER)
+            yield process, process.environ().get(MARKER, ""), os.getpgid(process.pid)
         except (psutil.Error, OSError):
             continue
-        if marker and process.pid != os.getpid():
-            yield process, marker
 
 
-def _signal_group(leader: ProcessIdentity, number: int) -> None:
-    try:
-        os.killpg(leader.pid, number)
-    except ProcessLookupError:
-        return
+def _runs(process: psutil.Process, argv: list[str]) -> bool:
+    """Return whether `process` was started with `argv`; the kernel puts a script's interpreter before it."""
+    shown = process.cmdline()
+    return shown[-len(argv) :] == argv or (len(argv) > 1 and shown[1 - len(argv) :] == argv[1:])
 
 
 def _signal(process: psutil.Process, number: int) -> None:

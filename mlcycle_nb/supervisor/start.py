@@ -15,6 +15,7 @@ from mlcycle_nb.errors import EngineError, StoreError
 from mlcycle_nb.files import private_folder
 from mlcycle_nb.settings import Settings
 from mlcycle_nb.supervisor.identity import ProcessIdentity
+from mlcycle_nb.supervisor.processes import MARKER, NOTEBOOK_ONLY
 
 _START_SECONDS = 60.0
 
@@ -60,7 +61,8 @@ def ensure_supervisor(home: Path, settings: Settings) -> ProcessIdentity:
         return running
     log = private_folder(home / "logs") / "supervisor.log"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JPY_", "JUPYTER_TOKEN"))}
+    # A marker of another process would make the supervisor die with that one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith((*NOTEBOOK_ONLY, MARKER))}
     environment |= settings_environment(settings)
     try:
         child = subprocess.Popen(
@@ -137,7 +139,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         values = getattr(settings, section.name)
         for setting in fields(values):
             value = getattr(values, setting.name)
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            text = ",".join(value) or "," if isinstance(value, tuple) else str(value)  # "," is an empty list
             if text:
                 environment[f"MLCYCLE_{section.name}_{setting.name}".upper()] = text
     return environment
