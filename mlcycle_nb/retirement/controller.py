@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -52,6 +53,8 @@ class RetirementController:
         The stages before this one; tests give `mlcycle_nb.testing.ScriptedWorld`.
     prove : callable
         Proves an archive and returns the golden rows answered, as `proof.prove` does.
+    look_seconds : float
+        While nothing is due, the world is looked at this often: a ramp of weeks must not keep a core warm.
     """
 
     record_type = Retirement
@@ -63,22 +66,35 @@ class RetirementController:
         registry: ModelRegistry,
         messenger: Messenger,
         prove: Callable[[Context, Path, str, str], int] = proof.prove,
+        look_seconds: float = 1.0,
     ) -> None:
         self._context = context
         self._traffic = traffic
         self._registry = registry
         self._messenger = messenger
         self._prove = prove
+        self._look_seconds = look_seconds
+        self._looked: dict[str, tuple[float, int, Seen]] = {}  # when, at which row version, and what was seen
 
     def observe(self, record: Retirement) -> Seen:
         """Read the address, the replicas, the callers and the registry."""
         backwards = record.phase in (CANCELLING, RESTORING)
         if not backwards and record.phase not in (RAMPING, PAUSED):
             return Seen()  # the later phases look for themselves when they act
-        where = (record.environment, record.model, record.model_version)
-        replacement = record.replacement_version
         step = record.next_step
         due = step is not None and self._now() >= step.due_at
+        monotonic = self._context.clock.monotonic()
+        looked_at, version, seen = self._looked.get(record.id, (-math.inf, -1, Seen()))
+        resting = record.phase == PAUSED or (record.phase == RAMPING and not due and record.unconfirmed_step is None)
+        if resting and version == record.version and monotonic - looked_at < self._look_seconds:
+            return seen
+        seen = self._look(record, backwards=backwards, due=due)
+        self._looked[record.id] = (monotonic, record.version, seen)
+        return seen
+
+    def _look(self, record: Retirement, *, backwards: bool, due: bool) -> Seen:
+        where = (record.environment, record.model, record.model_version)
+        replacement = record.replacement_version
         healthy = 0 if replacement is None else self._traffic.healthy(record.environment, record.model, replacement)
         return Seen(
             declared=self._traffic.address(*where),

@@ -142,4 +142,6 @@ def make_retiring(context: Context, clock: FakeClock, built: list[Package]) -> R
         named={MODEL: {"champion": 2}},
     )
     service = ModelRetirementManager.of_world(context, world, world, world)
-    return Retiring(context, clock, world, service, RetirementController(context, world, world, world), built)
+    return Retiring(
+        context, clock, world, service, RetirementController(context, world, world, world, look_seconds=0), built
+    )

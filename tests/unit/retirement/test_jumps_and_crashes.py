@@ -88,7 +88,7 @@ def renewed(root: Path, built: list[Package], killer: Killer) -> Iterator[Retiri
         retiring = make_retiring(context, clock, built)
         world = retiring.world
         world.before_write = world.after_write = killer
-        retiring.controller = RetirementController(context, world, world, world, prove=fast_proof)
+        retiring.controller = RetirementController(context, world, world, world, prove=fast_proof, look_seconds=0)
         yield retiring
     finally:
         killer.countdown = -1

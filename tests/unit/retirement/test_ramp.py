@@ -85,6 +85,31 @@ class TestTwentyEightDays:
         assert again.share == 7500
 
 
+class TestLooks:
+    def test_a_ramp_at_rest_is_looked_at_now_and_then(self, retiring: Retiring) -> None:
+        """Within the time of a look the gateway is not asked again; when a step is due it always is."""
+        from mlcycle_nb.retirement.controller import RetirementController
+
+        world, asked = retiring.world, []
+        original = world.in_force
+
+        def counted(*place: object) -> Address:
+            asked.append(place)
+            return original(*place)  # type: ignore[arg-type]
+
+        world.in_force = counted  # type: ignore[method-assign]
+        retiring.controller = RetirementController(retiring.context, world, world, world, look_seconds=1.0)
+        id = retiring.start().id
+        retiring.settle(id)
+        asked.clear()
+        for _ in range(10):
+            assert retiring.settle(id) == []
+        assert len(asked) <= 1
+        retiring.pass_time(id, seconds=1)
+        assert len(asked) <= 2
+        assert retiring.pass_time(id, days=7) == ["take", "confirm"]
+
+
 class TestSettled:
     def test_it_is_settled_when_it_waits_for_time_or_people(self, retiring: Retiring) -> None:
         """At each rest of a whole retirement, and not between."""
