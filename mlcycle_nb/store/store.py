@@ -113,6 +113,13 @@ class Store:
                 limit=limit,
             )
 
+    def ids(self, record_type: type[Record], *, active: bool) -> list[str]:
+        """Return the ids of the active, or the other, records of a kind, oldest first, without reading the records."""
+        columns = schema.records.c
+        query = select(columns.id).where(columns.kind == record_type.KIND, columns.active == active)
+        with self._reading() as connection:
+            return list(connection.execute(query.order_by(columns.created_at, columns.id)).scalars())
+
     # -- observations: what was seen, not what was decided; no audit event -----------------------------------
 
     def observe(self, record_type: type[Record], id: str, **seen: Any) -> None:

@@ -75,7 +75,7 @@ class ReconcileLoop:
         active = 0
         for controller in self._controllers:
             try:
-                records = self._context.store.find(controller.record_type, active=True, newest_first=False)
+                records = self._active_records(controller.record_type)
             except MLCycleError as failure:
                 logger.error("%s", failure)
                 continue
@@ -90,13 +90,27 @@ class ReconcileLoop:
         for future in list(self._in_flight.values()):
             future.result()
 
+    def _active_records(self, record_type: type[Record]) -> list[Record]:
+        store = self._context.store
+        try:
+            return store.find(record_type, active=True, newest_first=False)
+        except MLCycleError:
+            ids = store.ids(record_type, active=True)
+        records = []
+        for id in ids:  # one that cannot be read must not hide the others of its kind
+            try:
+                records.append(store.get(record_type, id))
+            except MLCycleError as failure:
+                if not self._is_resting((record_type.KIND, id)):
+                    self._note_failure(record_type, id, failure)
+        return records
+
     def _submit(self, controller: Controller, record: Record) -> None:
         key = (record.KIND, record.id)
         running = self._in_flight.get(key)
         if running is not None and not running.done():
             return
-        failure = self._failures.get(key)
-        if failure is not None and self._context.clock.monotonic() < failure.retry_at:
+        if self._is_resting(key):
             return
         self._in_flight[key] = self._pool.submit(self._reconcile, controller, record)
 
@@ -112,7 +126,7 @@ class ReconcileLoop:
             logger.info("%s %s: %s", *key, conflict)  # somebody else was first: the next turn reads again
             return False
         except Exception as failure:  # one object's trouble must not stop the others; it is shown on the object
-            self._note_failure(key, record, failure)
+            self._note_failure(type(record), record.id, failure)
             return False
         if action is not None:
             self._acted.set()
@@ -127,14 +141,19 @@ class ReconcileLoop:
         self._failures.pop(key, None)
         self._well.add(key)
 
-    def _note_failure(self, key: tuple[str, str], record: Record, failure: Exception) -> None:
+    def _is_resting(self, key: tuple[str, str]) -> bool:
+        failure = self._failures.get(key)
+        return failure is not None and self._context.clock.monotonic() < failure.retry_at
+
+    def _note_failure(self, record_type: type[Record], id: str, failure: Exception) -> None:
+        key = (record_type.KIND, id)
         self._well.discard(key)
         count = self._failures[key].count + 1 if key in self._failures else 1
         wait = min(_FIRST_RETRY_SECONDS * 2 ** (count - 1), _LAST_RETRY_SECONDS)
         self._failures[key] = _Failure(count, self._context.clock.monotonic() + wait)
-        logger.exception("%s %s failed %d times; again in %.1f s", *key, count, wait)
+        logger.error("%s %s failed %d times; again in %.1f s", *key, count, wait, exc_info=failure)
         text = str(failure) if isinstance(failure, MLCycleError) else f"{type(failure).__name__}: {failure}"
         try:
-            self._context.store.observe(type(record), record.id, error=text[:500], error_count=count)
+            self._context.store.observe(record_type, id, error=text[:500], error_count=count)
         except MLCycleError as unstored:
             logger.error("its error could not be stored: %s", unstored)
