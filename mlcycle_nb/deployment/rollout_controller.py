@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -60,6 +62,7 @@ class RolloutController:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._analyses: dict[str, AnalysisMemory] = {}
+        self._warm = False
 
     def next_action(self, record: Rollout, observation: RolloutObservation, now: datetime) -> Action | None:
         """See `rollout.next_action`."""
@@ -103,6 +106,10 @@ class RolloutController:
         )
 
     def _judgement(self, record: Rollout) -> Judgement:
+        if record.base is not None and not self._warm:
+            # Imports of a second or more, while the replicas start: later they would delay the first verdict.
+            self._warm = True
+            threading.Thread(target=_load_analysis, name="load-analysis", daemon=True).start()
         if record.phase not in ("progressing", "paused") or record.base is None:
             self._analyses.pop(record.id, None)
             return Judgement()
@@ -291,6 +298,11 @@ def _size_of(transaction: Transaction, record: Rollout, version: int | None) -> 
 
 def _digest_of(transaction: Transaction, record: Rollout, version: int) -> str:
     return transaction.get(Revision, revision_id(record.environment, record.model, version)).digest
+
+
+def _load_analysis() -> None:
+    for module in ("mlcycle_nb.deployment.analysis", "pyarrow.parquet", "pyarrow.compute"):
+        importlib.import_module(module)
 
 
 def _end(log: AccessLogReader, position: str | None) -> str | None:
