@@ -34,6 +34,7 @@ class Checkpointer:
     def __init__(self, store: CheckpointStore, accelerator: Any, events: EventWriter) -> None:
         self._store, self._accelerator, self._events = store, accelerator, events
         self._thread: threading.Thread | None = None
+        self._copies: dict[str, Any] = {}  # kept from one save to the next: fresh pages cost more than the copying
         self._committed: tuple[CheckpointRecord, Callable[[CheckpointRecord], None]] | None = None
 
     @property
@@ -155,8 +156,15 @@ class Checkpointer:
             for key, tensor in tensors.items():
                 if isinstance(holder, torch.nn.Module) and tensor.is_floating_point():
                     self._refuse_non_finite(key, tensor)
-                copies[key] = tensor.detach().to("cpu", copy=True)
+                copies[key] = self._copy_of(key, tensor.detach())
+        self._copies = copies
         return copies, {"objects": documents}
+
+    def _copy_of(self, key: str, tensor: Any) -> Any:
+        kept = self._copies.get(key)
+        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+            return tensor.to("cpu", copy=True)
+        return kept.copy_(tensor)
 
     @staticmethod
     def _refuse_non_finite(key: str, tensor: Any) -> None:

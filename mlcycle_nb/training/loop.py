@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,11 @@ class Fit:
         self.bare_model = model
         accelerator = session.accelerator
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # Without a gradient scaler Accelerate's step and backward are torch's own, behind two searches for a package
+        # on the import path at every step, which took a sixth of a short step.
+        self.plain = accelerator.scaler is None
+        self.stepper = self.optimizer.optimizer if self.plain else self.optimizer
+        self.mixed = accelerator.mixed_precision != "no"
         self.objects = {"model": self.model, "optimizer": self.optimizer}
         if scheduler is not None:
             self.objects["scheduler"] = scheduler
@@ -147,17 +153,22 @@ class Fit:
 
     def _forward_backward(self, batch: Any) -> tuple[Any, int]:
         accelerator = self.session.accelerator
-        with accelerator.autocast():
+        with accelerator.autocast() if self.mixed else nullcontext():
             output, target = self.forward(self.model, batch)
             loss = self.loss(output, target)
-        accelerator.backward(loss)  # divides by the accumulation steps
+        if not self.plain:
+            accelerator.backward(loss)  # divides by the accumulation steps
+        elif self.session.spec.gradient_accumulation > 1:
+            (loss / self.session.spec.gradient_accumulation).backward()
+        else:
+            loss.backward()
         return loss.detach(), sample_count(batch)
 
     def _update(self) -> None:
         if self.clip_norm is not None:
             self.session.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.stepper.step()
+        self.stepper.zero_grad()
         if self.scheduler is not None and self.step_scheduler_each:
             self.scheduler.step()
 

@@ -137,7 +137,7 @@ class Toolbox:
             return
         bare = model
         if hasattr(model, "state_dict") and hasattr(model, "parameters"):
-            bare = session.accelerator.unwrap_model(model)
+            bare = session.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             if any(parameter.device.type != "cpu" for parameter in bare.parameters()):
                 bare = copy.deepcopy(bare).to("cpu")
         document = store_model(session.folder.result, bare, **description)

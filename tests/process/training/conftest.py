@@ -24,6 +24,7 @@ from mlcycle_nb.training.launch import plan_launch
 from mlcycle_nb.workspace import Workspace
 
 CELL = """
+import os
 import time
 
 model = torch.nn.Sequential(
@@ -31,8 +32,13 @@ model = torch.nn.Sequential(
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=params.lr)
 
+seen = 0
+
 def collate(rows):
-    time.sleep(params.get("sleep", 0.0))
+    global seen
+    seen += 1
+    while seen > params.get("hold_at", 0) and not os.path.exists(params.get("hold_until", "/")):
+        time.sleep(0.02)
     return torch.utils.data.default_collate(rows)
 
 class Noisy(torch.utils.data.Dataset):
@@ -79,13 +85,18 @@ def losses(folder: JobFolder) -> dict[tuple[int, int], float]:
     return found
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], *, seconds: float = 200.0) -> Any:
     """Return what `condition` gives once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.02)
     return found
+
+
+def held(gate: Path, at: int = 8) -> dict[str, Any]:
+    """Return parameters with which the cell stands still after `at` batches until the file `gate` is there."""
+    return {"lr": 0.01, "hold_at": at, "hold_until": str(gate)}
 
 
 def folder_of(workspace: Workspace, job: str) -> JobFolder:

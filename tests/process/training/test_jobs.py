@@ -16,9 +16,9 @@ from mlcycle_nb.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import CELL, folder_of, losses, names, run_alone, until, weights
+from conftest import CELL, folder_of, held, losses, names, run_alone, until, weights
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(280)
 
 SHORT = """
 model = torch.nn.Linear(20, 3)
@@ -32,18 +32,18 @@ print("rank", accelerator.process_index, "is done")
 class TestSubmission:
     """The same cell is one job while it runs."""
 
-    def test_attach_finish_register(self, workspace: Workspace) -> None:
+    def test_attach_finish_register(self, workspace: Workspace, tmp_path: Path) -> None:
         """Run twice quickly it attaches; finished, it has metrics, a run and a version; run again it is a new job."""
-        training = workspace.training
-        handle = training.train_model(
-            "digits", CELL, names(), epochs=2, params={"lr": 0.01, "sleep": 0.02}, register=True
-        )
-        again = training.train_model("digits", CELL, names(), epochs=2, params={"lr": 0.01, "sleep": 0.02})
+        training, gate = workspace.training, tmp_path / "gate"
+        params = held(gate)
+        handle = training.train_model("digits", CELL, names(), epochs=2, params=params, register=True)
+        again = training.train_model("digits", CELL, names(), epochs=2, params=params)
         other = training.train_model("digits", SHORT, names(), processes=2)
 
         assert (handle.attached, again.attached, again.id) == (False, True, handle.id)
         assert other.id != handle.id
-        record = handle.result(90)
+        gate.touch()
+        record = handle.result(200)
         assert record.phase == "finished"
         assert record.steps == 50
         assert record.metrics["val_accuracy"] > 0.3
@@ -51,7 +51,7 @@ class TestSubmission:
         self.check_version(workspace)
         self.check_run(workspace, record.run_id)
         assert "step 50 of 50" in repr(handle.panel())
-        second = other.result(60)
+        second = other.result(200)
         assert "rank 1 is done" in training.logs(second.id, rank=1)
         assert "-- rank 0 --" in training.logs(second.id)
         version = training.register(second.id)
@@ -60,7 +60,7 @@ class TestSubmission:
         repeated = training.train_model("digits", SHORT, names(), processes=2)
         assert repeated.attached is False
         assert [job.id for job in training.jobs("digits")] == ["digits-3", "digits-2", "digits-1"]
-        assert repeated.result(60).metrics == second.metrics
+        assert repeated.result(200).metrics == second.metrics
         assert workspace.verify_audit()
 
     def check_version(self, workspace: Workspace) -> None:
@@ -120,7 +120,7 @@ class TestFailures:
 
     def test_user_error_on_one_rank(self, workspace: Workspace) -> None:
         """The rank that raised is named, not the ones that lost it."""
-        record = workspace.training.train_model("failing", FAILING, names(), processes=2).wait(60)
+        record = workspace.training.train_model("failing", FAILING, names(), processes=2).wait(200)
 
         assert record.phase == "failed"
         assert (record.attempt, record.restarts) == (1, ())
@@ -134,7 +134,7 @@ class TestFailures:
 
     def test_non_finite_loss(self, workspace: Workspace) -> None:
         """Training that diverges stops with the step and a remedy, and leaves no checkpoint with such weights."""
-        record = workspace.training.train_model("diverging", DIVERGING, names()).wait(60)
+        record = workspace.training.train_model("diverging", DIVERGING, names()).wait(200)
 
         assert record.phase == "failed"
         assert record.failure is not None
@@ -144,15 +144,19 @@ class TestFailures:
         assert workspace.training.checkpoints(record.id) == []
 
 
-def test_stop_takes_a_checkpoint(workspace: Workspace) -> None:
+def test_stop_takes_a_checkpoint(workspace: Workspace, tmp_path: Path) -> None:
     """Two processes stop at the same step, with a checkpoint there."""
-    params = {"lr": 0.01, "sleep": 0.05}
-    handle = workspace.training.train_model("stopped", CELL, names(), processes=2, epochs=50, params=params)
+    gate = tmp_path / "gate"
+    handle = workspace.training.train_model(
+        "stopped", CELL, names(), processes=2, epochs=5000, params=held(gate), checkpoint_every="5"
+    )
     folder = folder_of(workspace, handle.id)
-    until(lambda: max((step for _, step in losses(folder)), default=0) >= 3)
+    until(lambda: max((step for _, step in losses(folder)), default=0) >= 5)
 
     handle.stop("enough")
-    record = handle.wait(60)
+    until(folder.stop_request.exists)
+    gate.touch()
+    record = handle.wait(200)
 
     steps = losses(folder)
     assert record.phase == "stopped"
@@ -188,7 +192,7 @@ def test_a_loop_of_one_s_own(workspace: Workspace, tmp_path: Path) -> None:
     reference = run_alone(tmp_path / "alone", FREE, names(), 1, checkpoint_every_steps=1)
     params: dict[str, Any] = {"die": str(tmp_path / "died")}
     handle = workspace.training.train_model("free", FREE, names(), epochs=3, params=params, checkpoint_every="1")
-    record = handle.result(90)
+    record = handle.result(200)
 
     ours, theirs = weights(folder_of(workspace, handle.id)), weights(reference)
     assert [restart.attempt for restart in record.restarts] == [1]

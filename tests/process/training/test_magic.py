@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import names
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(280)
 
 CELL = """model = torch.nn.Linear(20, 3)
 fit(model, torch.optim.SGD(model.parameters(), lr=params.lr),
@@ -71,7 +71,7 @@ def test_a_failing_cell_raises_one_short_error(shell: Any) -> None:
         ("digits --processes two", CELL, "processes"),
         ("digits --processes 0", CELL, "from 1 to 256"),
         ("digits --param lr", CELL, "has no value"),
-        ("digits", "", r"empty.*cell line 2"),
+        ("digits", "\n", r"empty.*cell line 2"),
         ("digits", "fit(\n", r"cell line 2: fit\("),
         ("digits", "!ls\n", "magics or shell commands"),
         ("digits", "fit(modle)\n", r"'modle' \(line 2"),

@@ -12,29 +12,30 @@ import pytest
 import torch
 
 from mlcycle_nb.supervisor.start import find_supervisor
+from mlcycle_nb.training.checkpoints import CheckpointStore
 from mlcycle_nb.training.job_folder import JobFolder
 from mlcycle_nb.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import CELL, folder_of, losses, names, until, weights
+from conftest import CELL, folder_of, held, losses, names, until, weights
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(280)
 
 
-def start(workspace: Workspace, processes: int) -> str:
-    params = {"lr": 0.01, "sleep": 0.03}
+def start(workspace: Workspace, processes: int, gate: Path) -> str:
+    """Start a job and return when it stands still in the middle of an epoch, after a checkpoint."""
     handle = workspace.training.train_model(
-        "digits", CELL, names(), processes=processes, epochs=3, params=params, checkpoint_every="5"
+        "digits", CELL, names(), processes=processes, epochs=3, params=held(gate), checkpoint_every="5"
     )
     folder = folder_of(workspace, handle.id)
-    until(lambda: max((step for _, step in losses(folder)), default=0) >= 7)
+    until(CheckpointStore(folder.checkpoints).records)
     return handle.id
 
 
 def launcher(workspace: Workspace, job: str, attempt: int) -> psutil.Process:
     identity = workspace.context.processes.get(f"training-{job}-{attempt}")
-    assert identity is not None
+    assert identity is not None, workspace.training.job(job)
     return psutil.Process(identity.pid)
 
 
@@ -47,16 +48,18 @@ def assert_as_unbroken(folder: JobFolder, reference: JobFolder) -> None:
 
 
 @pytest.mark.parametrize("victim", ["worker", "launcher"])
-def test_killed_mid_epoch(workspace: Workspace, unbroken: tuple[int, JobFolder], victim: str) -> None:
+def test_killed_mid_epoch(workspace: Workspace, unbroken: tuple[int, JobFolder], victim: str, tmp_path: Path) -> None:
     """After kill -9 a fresh torchrun goes on from the newest checkpoint, and nobody of the first is left."""
     processes, reference = unbroken
-    job = start(workspace, processes)
+    gate = tmp_path / "gate"
+    job = start(workspace, processes, gate)
     first = launcher(workspace, job, 1)
     family = [first, *first.children(recursive=True)]
     workers = [p for p in family if "mlcycle_nb.training.worker" in p.cmdline() and p != first]
     (workers[-1] if victim == "worker" else first).kill()
+    gate.touch()
 
-    record = workspace.training.attach(job).wait(90)
+    record = workspace.training.attach(job).wait(200)
 
     assert record.phase == "finished"
     assert [restart.attempt for restart in record.restarts] == [1]
@@ -65,37 +68,41 @@ def test_killed_mid_epoch(workspace: Workspace, unbroken: tuple[int, JobFolder],
     assert_as_unbroken(folder_of(workspace, job), reference)
 
 
-def test_supervisor_killed(workspace: Workspace, unbroken: tuple[int, JobFolder]) -> None:
+def test_supervisor_killed(workspace: Workspace, unbroken: tuple[int, JobFolder], tmp_path: Path) -> None:
     """Training goes on without it; the next one adopts the living job and does not start it again."""
     processes, reference = unbroken
-    job = start(workspace, processes)
+    gate = tmp_path / "gate"
+    job = start(workspace, processes, gate)
     supervisor = find_supervisor(workspace.home)
     assert supervisor is not None
     os.kill(supervisor.pid, signal.SIGKILL)
+    gate.touch()
     folder = folder_of(workspace, job)
     seen = max(losses(folder))
     until(lambda: max(losses(folder)) > seen)
 
     workspace.context.ensure_supervisor()
-    record = workspace.training.attach(job).wait(90)
+    record = workspace.training.attach(job).wait(200)
 
     assert record.phase == "finished"
     assert (record.attempt, record.restarts) == (1, ())
     assert_as_unbroken(folder, reference)
 
 
-def test_down_and_up_again(workspace: Workspace, unbroken: tuple[int, JobFolder]) -> None:
-    """`down` ends the workers after a checkpoint; when the supervisor is back, the job goes on from there."""
+def test_down_and_up_again(workspace: Workspace, unbroken: tuple[int, JobFolder], tmp_path: Path) -> None:
+    """`down` ends the workers; when the supervisor is back, the job goes on from its newest checkpoint."""
     processes, reference = unbroken
     if processes == 2:
         pytest.skip("the same path as with one process, and a minute of two cores")
-    job = start(workspace, processes)
+    gate = tmp_path / "gate"
+    job = start(workspace, processes, gate)
     workspace.down()
+    gate.touch()
     assert workspace.training.job(job).phase == "running"
 
     workspace.context.ensure_supervisor()
-    record = workspace.training.attach(job).wait(90)
+    record = workspace.training.attach(job).wait(200)
 
     assert record.phase == "finished"
-    assert record.restarts[0].why == "it was told to end from outside"
+    assert [restart.attempt for restart in record.restarts] == [1]
     assert_as_unbroken(folder_of(workspace, job), reference)
