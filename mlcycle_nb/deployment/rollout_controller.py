@@ -301,7 +301,7 @@ def _digest_of(transaction: Transaction, record: Rollout, version: int) -> str:
 
 
 def _load_analysis() -> None:
-    for module in ("mlcycle_nb.deployment.analysis", "pyarrow.parquet", "pyarrow.compute"):
+    for module in ("mlcycle_nb.deployment.analysis", "pyarrow.parquet", "pyarrow.acero"):
         importlib.import_module(module)
 
 
