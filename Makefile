@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	bash scripts/system_packages.sh
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not faults"
 	$(BIN)/python scripts/notebook_tests.py
 
 check: $(VENV)/.installed-test

@@ -27,7 +27,9 @@ def main() -> int:
     print(f"Running notebooks/{NOTEBOOK}.ipynb ...", flush=True)
     failure: CellExecutionError | None = None
     try:
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(BUILD)}}).execute()
+        NotebookClient(
+            notebook, timeout=600, extra_arguments=["--log-level=40"], resources={"metadata": {"path": str(BUILD)}}
+        ).execute()
     except CellExecutionError as error:
         failure = error
     finally:

@@ -13,6 +13,7 @@ from mlcycle_nb.packages import golden, reference
 from mlcycle_nb.packages.exporters import CannotExport, Exporter, exporter_for
 from mlcycle_nb.packages.formats.onnx import GRAPH_NAME, OnnxRuntime
 from mlcycle_nb.packages.formats.python import CODE_NAME
+from mlcycle_nb.packages.graph_checks import check_graph
 from mlcycle_nb.packages.manifest import MANIFEST_NAME, GoldenTolerance, Manifest, Task
 from mlcycle_nb.packages.package import Package
 from mlcycle_nb.packages.rows import as_rows, as_targets
@@ -104,6 +105,7 @@ def build_package(
             raise InvalidInput(f"the model gave {len(array)} rows of {name} for {len(batch)} rows")
     classes = _class_names(class_names, exporter.class_names(model), answers, task)
     content = _content(model, exporter, batch, answers, task, format)
+    _refuse_what_is_not_finite(answers)
     if content.format == "python" and signer is None:
         raise Refused(
             f"this model runs as Python code, and such a package must be signed: {content.details['why_python']}",
@@ -133,6 +135,19 @@ def build_package(
     return package
 
 
+def _refuse_what_is_not_finite(answers: Arrays) -> None:
+    import numpy as np
+
+    for name, array in answers.items():
+        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        if not finite.all():
+            count, first = int((~finite).sum()), int(finite.argmin())
+            raise Refused(
+                f"the model answers {count} of {len(array)} example rows with a {name} that is not finite",
+                where=f"first: row {first}",
+            )
+
+
 def _content(
     model: Any, exporter: Exporter, batch: NDArray[np.generic], answers: Arrays, task: Task, format: str
 ) -> _Content:
@@ -141,6 +156,7 @@ def _content(
     if format != "python":
         try:
             graph = exporter.to_onnx(model, batch, task)
+            check_graph(graph, where=GRAPH_NAME)  # weights that are not finite are named here, not answered around
             largest = _prove_onnx(graph, batch, answers)
             return _Content(
                 format="onnx", file_name=GRAPH_NAME, data=graph, details={**details, "largest_difference": largest}

@@ -86,7 +86,8 @@ PROGRAM = """
 import sys, numpy as np
 from mlcycle_nb.training import carry
 padding = sys.argv[1]
-source = chr(10) * int(sys.argv[2]) + "class Net:\\n    size = 3\\ndef scale(x):\\n    return Net.size * x * BASE if x not in {'a', 'b', 'c'} else 0\\n"
+body = "    return Net.size * x * BASE if x not in {'a', 'b', 'c'} else 0\\n"
+source = chr(10) * int(sys.argv[2]) + "class Net:\\n    size = 3\\ndef scale(x):\\n" + body
 space = {"__name__": "__main__", "BASE": float(sys.argv[3])}
 exec(compile(source, f"/tmp/ipykernel_{padding}/1.py", "exec"), space)
 space |= {"data": np.arange(9000.0), "config": {"a": 1}}
