@@ -15,7 +15,16 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from mlcycle_nb.errors import InvalidInput, did_you_mean
 
-__all__ = ["HelpShown", "argument", "magic_arguments", "output_options", "parse", "split", "wait_options"]
+__all__ = [
+    "HelpShown",
+    "argument",
+    "check_length",
+    "magic_arguments",
+    "output_options",
+    "parse",
+    "split",
+    "wait_options",
+]
 
 MAX_LINE_BYTES = 65_536
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
@@ -39,6 +48,12 @@ def wait_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return argument("--wait", dest="wait", action="store_true", default=None, help="block until it has ended")(function)
 
 
+def check_length(line: str, *, magic: str = "magic") -> None:
+    """Refuse a line over 64 KiB."""
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidInput(f"the line has {len(line)} characters, over 64 KiB", where=magic)
+
+
 def split(line: str, *, magic: str = "magic") -> list[str]:
     """Split a magic line as a shell would, refusing what cannot be meant.
 
@@ -47,8 +62,7 @@ def split(line: str, *, magic: str = "magic") -> list[str]:
     InvalidInput
         For a line over 64 KiB, invisible characters, an unclosed quote, or a variable that IPython could not expand.
     """
-    if len(line) > MAX_LINE_BYTES:
-        raise InvalidInput(f"the line has {len(line)} characters, over 64 KiB", where=magic)
+    check_length(line, magic=magic)
     for position, character in enumerate(line):
         if unicodedata.category(character) in _INVISIBLE and character not in " \t\n":
             raise InvalidInput(

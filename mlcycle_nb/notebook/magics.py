@@ -7,12 +7,15 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from IPython.core.magic import Magics
+from IPython.core.magic import Magics, no_var_expand
 
 from mlcycle_nb.errors import MLCycleError
-from mlcycle_nb.notebook.arguments import HelpShown
+from mlcycle_nb.notebook.arguments import HelpShown, check_length
 from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.notebook.live import is_live
+
+_CALLING_CELL = 2
+"""Frames between a magic's wrapper and the cell that calls it: `$name` is looked up there."""
 
 
 class StageMagics(Magics):
@@ -84,10 +87,15 @@ def register(shell: Any, stages: Iterable[StageMagics]) -> list[tuple[str, str]]
 
 
 def _guarded(function: Callable[..., Any], name: str, stage: StageMagics) -> Callable[..., Any]:
+    @no_var_expand
     @functools.wraps(function)
-    def run(*arguments: Any) -> Any:
+    def run(line: str, *cell: str) -> Any:
         try:
-            return function(*arguments)
+            check_length(line, magic=f"%{name}")
+            if "$" in line or "{" in line:
+                # IPython would do this before us, in a time that grows with the square of the line's length.
+                line = stage.shell.var_expand(line, depth=_CALLING_CELL)
+            return function(line, *cell)
         except HelpShown as shown:
             print(shown)
             return None

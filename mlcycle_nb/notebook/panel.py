@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from mlcycle_nb.errors import inert
 from mlcycle_nb.notebook.charts import spec, to_image
 from mlcycle_nb.notebook.html import escape
 from mlcycle_nb.notebook.live import is_live
@@ -66,7 +67,7 @@ class Panel(Generic[S]):
     # -- faces -----------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return self.text(self.snapshot())
+        return "\n".join(map(inert, self.text(self.snapshot()).split("\n")))
 
     def to_html(self) -> str:
         """Return the whole static face: HTML and charts as images."""

@@ -43,7 +43,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise InvalidInput(f"over {COLUMN_LIMIT:,} columns", where=path.name)
     try:
         if suffix == ".csv":
-            table = pa_csv.read_csv(io.BytesIO(content))
+            # Without its last line break a header alone is no table to Arrow.
+            table = pa_csv.read_csv(io.BytesIO(content if content.endswith(b"\n") else content + b"\n"))
         else:
             table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as failure:
@@ -89,6 +90,8 @@ def _refuse_text(features: Any, where: str) -> None:
         column = features[name]
         if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
             continue
+        if column.isna().all():
+            raise InvalidInput(f"column {name} is empty: all of {len(column)} values are missing", where=where)
         numbers = pd.to_numeric(column, errors="coerce")
         bad = int(numbers.isna().to_numpy().argmax())
         raise InvalidInput(
