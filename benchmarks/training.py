@@ -186,6 +186,7 @@ def print_checkpoint(path: Path) -> None:
     import torch
     from accelerate import Accelerator
 
+    torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     model = torch.nn.Sequential(*(torch.nn.Linear(2000, 2000) for _ in range(4)))
     optimizer = torch.optim.Adam(model.parameters())
