@@ -10,12 +10,23 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb import __version__
 from mlcycle_nb.errors import InvalidInput, MLCycleError, did_you_mean
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlcycle_nb.deployment.records import Rollout
+
+_ROLLOUT_VERBS = {
+    "promote": "send all requests to the new version now",
+    "abort": "bring all requests back to the stable version",
+    "pause": "keep the present weights",
+    "resume": "go on with a paused rollout",
+}
+_ENDS_AS = {"promote": "completed", "abort": "aborted", "resume": "completed"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,14 +53,38 @@ def build_parser() -> argparse.ArgumentParser:
     audit.set_defaults(run=_audit)
     models = verbs.add_parser("models", help="models, versions and aliases")
     models.set_defaults(run=_models)
-    for name, text in (("promote", "make the canary stable"), ("abort", "return traffic to stable")):
+    train = verbs.add_parser("train", help="list training jobs, show what one printed, stop one")
+    train.add_argument("what", choices=["list", "logs", "stop"])
+    train.add_argument("job", nargs="?", help="job id, or a model's name for its newest job")
+    train.add_argument("--rank", type=int, help="logs: one rank only")
+    train.add_argument("--reason", default="", help="stop: why; recorded in the audit trail")
+    train.set_defaults(run=_train)
+    validate = verbs.add_parser("validate", help="judge a version by its gates; exit code 1 unless it passes")
+    validate.add_argument("reference", help="NAME/VERSION or NAME@ALIAS")
+    validate.add_argument("--gates", required=True, help="gates file (YAML)")
+    validate.add_argument("--data", required=True, type=Path, help="csv, parquet or npz file")
+    validate.add_argument("--label", default="label", help="label column of a table")
+    validate.add_argument("--group", action="append", default=[], help="grouping column of a table; may be repeated")
+    validate.set_defaults(run=_validate)
+    for name, text in _ROLLOUT_VERBS.items():
         verb = verbs.add_parser(name, help=f"{text}; works while the kernel is busy or gone")
-        verb.add_argument("rollout", help="rollout id, or ENVIRONMENT/MODEL")
+        verb.add_argument(
+            "rollout", nargs="?", help="rollout id, ENVIRONMENT/MODEL or model; the one that runs by default"
+        )
+        verb.add_argument("--env", default="", help="environment, when the model is rolled out in several")
+        verb.add_argument("--reason", default="", help="why; recorded in the audit trail")
+        if name in _ENDS_AS:
+            verb.add_argument(
+                "--wait", action="store_true", help="until it has ended; exit code 1 when it ended otherwise"
+            )
         verb.set_defaults(run=_rollout_verb)
-    rollback = verbs.add_parser("rollback", help="return to an earlier version")
+    rollback = verbs.add_parser("rollback", help="return to an earlier version; exit code 1 when that fails")
     rollback.add_argument("model")
-    rollback.add_argument("--env", default="production")
-    rollback.add_argument("--to", type=int)
+    rollback.add_argument("--env", default="production", help="environment (default production)")
+    rollback.add_argument(
+        "--to", type=int, metavar="VERSION", help="an earlier stable version (default the one before)"
+    )
+    rollback.add_argument("--reason", default="", help="why; recorded in the audit trail")
     rollback.set_defaults(run=_rollback)
     retire = verbs.add_parser("retire", help="follow, verify or cancel the retirement of a version")
     retire.add_argument("what", choices=["status", "verify", "cancel"])
@@ -135,17 +170,56 @@ def _models(workspace: Workspace, args: argparse.Namespace) -> int:
     return 0
 
 
-def _rollout_verb(workspace: Workspace, args: argparse.Namespace) -> int:
-    record = getattr(workspace.deployment, args.verb)(args.rollout)
-    print(f"{args.verb} asked for: {record.id} ({record.phase})")
+def _train(workspace: Workspace, args: argparse.Namespace) -> int:
+    training = workspace.training
+    if args.what == "list":
+        from mlcycle_nb.training.listing import JobList
+
+        jobs = JobList(training.jobs(args.job))
+        print(
+            json.dumps([{"job": job.id, "phase": job.phase, "steps": job.steps} for job in jobs]) if args.json else jobs
+        )
+        return 0
+    if args.job is None:
+        raise InvalidInput("a job is missing", where=f"mlcycle train {args.what}", remedy="mlcycle train list")
+    if args.what == "logs":
+        print(training.logs(args.job, rank=args.rank))
+        return 0
+    stopping = training.stop(args.job, reason=args.reason)
+    print(f"{stopping.id} was asked to take a checkpoint and end")
     return 0
 
 
+def _validate(workspace: Workspace, args: argparse.Namespace) -> int:
+    from mlcycle_nb.validation.tables import read_file
+
+    data = read_file(args.data, label=args.label, groups=args.group)
+    report = workspace.validation.validate_model(args.reference, args.gates, data)
+    _show(report, args)
+    return 0 if report.passed else 1
+
+
+def _rollout_verb(workspace: Workspace, args: argparse.Namespace) -> int:
+    change = getattr(workspace.deployment, args.verb)
+    handle = change(args.rollout, environment=args.env, reason=args.reason)
+    waits = getattr(args, "wait", False)
+    record = handle.wait() if waits else handle.record
+    _show_rollout(record, args)
+    return 0 if not waits or record.phase == _ENDS_AS[args.verb] else 1
+
+
 def _rollback(workspace: Workspace, args: argparse.Namespace) -> int:
-    handle = workspace.deployment.rollback_deployment(args.model, args.env, to=args.to)
-    record = handle.wait()
-    print(f"{record.id}: {record.phase}")
-    return 0 if record.phase == "completed" else 1
+    record = workspace.deployment.rollback_deployment(args.model, args.env, to=args.to, reason=args.reason).wait()
+    _show_rollout(record, args)
+    # A rollout that still ran was aborted instead, which brings its stable version back as well.
+    return 0 if record.phase == "completed" or (record.phase == "aborted" and record.strategy != "rollback") else 1
+
+
+def _show_rollout(record: Rollout, args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps({"rollout": record.id, "phase": record.phase, "reason": record.reason}))
+    else:
+        print(f"rollout {record.id} of {record.reference}: {record.place}")
 
 
 def _retire(workspace: Workspace, args: argparse.Namespace) -> int:

@@ -18,6 +18,8 @@ def promote(record: Rollout, now: datetime, reason: str) -> Rollout:
     """Skip the remaining steps."""
     if record.phase == "promoting":
         return record
+    if record.phase == "aborting":
+        raise Refused(f"rollout {record.id} is {record.phase}: too late to promote", remedy="deploy the version again")
     if record.phase not in ("progressing", "paused") or record.resume_to == "preparing":
         raise Refused(
             f"rollout {record.id} is {record.phase}; its replicas are not ready yet", remedy="wait until it progresses"
