@@ -1,8 +1,8 @@
 """The contract of drift detectors, for built-in ones and for those of other packages.
 
-    @pytest.mark.parametrize("name", DETECTORS.names())
-    def test_contract(name):
-        check_detector(DETECTORS.load(name))
+@pytest.mark.parametrize("name", DETECTORS.names())
+def test_contract(name):
+    check_detector(DETECTORS.load(name))
 """
 
 from __future__ import annotations
