@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb import __version__
-from mlcycle_nb.errors import InvalidInput, MLCycleError, did_you_mean
+from mlcycle_nb.errors import InvalidInput, MLCycleError, NotFound, did_you_mean
 from mlcycle_nb.outcomes import Outcome
-from mlcycle_nb.workspace import Workspace
+from mlcycle_nb.settings import load_settings
+from mlcycle_nb.workspace import Workspace, locate
 
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.records import Rollout
 
+_MAKES_A_WORKSPACE = frozenset({"up", "doctor"})
 _ROLLOUT_VERBS = {
     "promote": "send all requests to the new version now",
     "abort": "bring all requests back to the stable version",
@@ -32,8 +35,9 @@ _ENDS_AS = {"promote": "completed", "abort": "aborted", "resume": "completed"}
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         known = [str(c) for action in self._actions for c in (action.choices or ())]
-        given = next((a for a in sys.argv[1:] if not a.startswith("-") and a not in known), "")
-        raise InvalidInput(message, where=self.prog, remedy=f"{did_you_mean(given, known)}{self.prog} --help")
+        given = re.search(r"invalid choice: '([^']*)'", message)
+        near = did_you_mean(given[1], known) if given else ""
+        raise InvalidInput(message, where=self.prog, remedy=f"{near}{self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,12 +105,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
         args = build_parser().parse_args(arguments)
+        if args.verb not in _MAKES_A_WORKSPACE:
+            _require_workspace(locate(args.home))
         with Workspace.open(args.home) as workspace:
             run: Callable[[Workspace, argparse.Namespace], int] = args.run
             return run(workspace, args)
     except MLCycleError as refused:
         print(refused, file=sys.stderr)
         return 2
+
+
+def _require_workspace(home: Path) -> None:
+    # A typing error in --home, or another working directory, must not look like an empty workspace.
+    if not home.exists() and not load_settings(home.parent / "mlcycle.toml").workspace.database_url:
+        raise NotFound("there is no workspace", value=str(home), remedy="give --home, or make one: mlcycle up")
 
 
 def _show(value: Any, args: argparse.Namespace) -> None:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 FOLDER = ".mlcycle"
 
 
+def locate(path: str | os.PathLike[str] | None = None) -> Path:
+    """Return the workspace folder: `path`, else ``$MLCYCLE_HOME``, else ``.mlcycle`` in the working directory."""
+    return Path(path or os.environ.get("MLCYCLE_HOME") or Path.cwd() / FOLDER).expanduser().absolute()
+
+
 class Workspace:
     """One workspace: a folder, a database, and the services of all stages.
 
@@ -66,7 +71,7 @@ class Workspace:
         StoreError
             When the database is newer, half migrated or unusable.
         """
-        home = Path(path or os.environ.get("MLCYCLE_HOME") or Path.cwd() / FOLDER).expanduser().absolute()
+        home = locate(path)
         if home.exists() and not home.is_dir():
             raise InvalidInput("the workspace is not a folder", value=str(home))
         loaded = load_settings(home.parent / "mlcycle.toml", overrides=settings)

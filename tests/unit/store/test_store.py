@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from mlcycle_nb.errors import Conflict, NotFound, StoreError
 from mlcycle_nb.store import Store, schema
@@ -172,6 +174,46 @@ class TestRecords:
 
         assert "\n" not in str(caught.value)
         assert "INSERT" not in str(caught.value)
+
+
+class TestMoments:
+    """Readers see one moment, writers take turns."""
+
+    def test_a_snapshot_sees_one_moment(self, open_store: Callable[[], Store]) -> None:
+        """What commits meanwhile is not in it, however many statements it runs."""
+        reader, writer = open_store(), open_store()
+        put(writer, note("before"))
+        with reader.snapshot() as connection:
+            first = connection.execute(select(schema.records.c.id)).scalars().all()
+            put(writer, note("meanwhile"))
+            entries = connection.execute(select(schema.audit.c.sequence)).scalars().all()
+
+        assert (first, entries) == (["before"], [1])
+        assert reader.counts() == {"note": 2}
+
+    @pytest.mark.timeout(60)
+    def test_a_writer_waits_for_the_one_before(self, open_store: Callable[[], Store]) -> None:
+        """The second reads what the first has written, so neither change is lost and neither is refused."""
+        first, second = open_store(), open_store()
+        put(first, note())
+        second_has_read = threading.Event()
+
+        def add_one() -> None:
+            with second.transaction(actor="second") as transaction:
+                record = transaction.get(Note, "n1")
+                second_has_read.set()
+                transaction.update(replace(record, number=record.number + 1), event="note.added")
+
+        with ThreadPoolExecutor(1) as pool:
+            with first.transaction(actor="first") as transaction:
+                record = transaction.get(Note, "n1")
+                adding = pool.submit(add_one)
+                waited = not second_has_read.wait(0.3)
+                transaction.update(replace(record, number=record.number + 1), event="note.added")
+            adding.result()
+
+        assert waited
+        assert first.get(Note, "n1").number == 2
 
 
 class TestObservationsAndMeasurements:

@@ -1,0 +1,213 @@
+"""Panels: one state, three faces; the live one keeps itself fresh and its buttons do what they say now."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mlcycle_nb.errors import Refused
+from mlcycle_nb.notebook import panel as panel_module
+from mlcycle_nb.notebook.handle import Handle
+from mlcycle_nb.notebook.html import Markup, escape
+from mlcycle_nb.notebook.panel import Action, Panel
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@dataclass
+class State:
+    step: int = 0
+    over: bool = False
+    broken: bool = False
+    target: str = "first"
+    labels: tuple[str, ...] = ("promote",)
+    pressed: list[str] = field(default_factory=list)
+
+
+class StepPanel(Panel[State]):
+    """The smallest panel that uses everything."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+
+    def title(self) -> str:
+        return 'steps of "<b>"'
+
+    def snapshot(self) -> State:
+        if self.state.broken:
+            raise OSError("gone")
+        return self.state
+
+    def text(self, state: State) -> str:
+        return f"step {state.step}"
+
+    def html(self, state: State) -> str:
+        return Markup(f"<p>{escape(self.text(state))}</p>")
+
+    def charts(self, state: State) -> Sequence[Any]:
+        import altair as alt
+
+        points = alt.Data(values=[{"x": i, "y": i} for i in range(state.step + 1)])
+        return [alt.Chart(points, title="progress").mark_line().encode(x="x:Q", y="y:Q")] if state.step < 9 else []
+
+    def actions(self, state: State) -> Sequence[Action]:
+        target = state.target  # a panel's actions are about the state that they were made from
+        return [Action(label, lambda: self._press(target)) for label in state.labels]
+
+    def finished(self, state: State) -> bool:
+        return state.over
+
+    def _press(self, target: str) -> None:
+        if target == "refused":
+            raise Refused("no <i>", remedy="ask")
+        self.state.pressed.append(target)
+
+
+@pytest.fixture
+def panel(monkeypatch: pytest.MonkeyPatch) -> Iterator[StepPanel]:
+    monkeypatch.setattr(panel_module, "REFRESH_SECONDS", 0.01)
+    made = StepPanel(State())
+    yield made
+    made.close()
+    until(lambda: "panel-refresh" not in {thread.name for thread in threading.enumerate()}, "the refreshing ends")
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen: {what}"
+        time.sleep(0.01)
+
+
+class TestStaticFaces:
+    """What a saved notebook shows without a kernel, and a terminal without a browser."""
+
+    def test_text(self, panel: StepPanel) -> None:
+        """Plain, and of this moment."""
+        panel.state.step = 3
+
+        assert repr(panel) == "step 3"
+
+    def test_html_with_charts_as_images(self, panel: StepPanel) -> None:
+        """A region that says its name, with drawn charts; no script, and nothing from a network."""
+        html = panel.to_html()
+
+        assert html.startswith('<div role="region" aria-label="steps of &quot;&lt;b&gt;&quot;"><p>step 0</p>')
+        assert html.count('<img alt="progress"') == 1
+        assert "data:image/svg+xml;base64," in html
+        assert "<script" not in html
+        assert "http" not in html
+
+    def test_headless_bundle(self, panel: StepPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Text and HTML, no widget that nobody could draw."""
+        monkeypatch.setenv("MLCYCLE_LIVE", "0")
+        bundle = panel._repr_mimebundle_()
+
+        assert set(bundle) == {"text/plain", "text/html"}
+
+    def test_a_handle_shows_its_panel(self, panel: StepPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Made once."""
+        monkeypatch.setenv("MLCYCLE_LIVE", "0")
+        handle = Handle("job:1", lambda: 1, lambda _: True, lambda: panel)
+
+        assert repr(handle) == "step 0"
+        assert handle._repr_mimebundle_() == panel._repr_mimebundle_()
+        assert handle.panel() is panel
+
+    @pytest.mark.parametrize("face", ["title", "snapshot"])
+    def test_a_panel_without_a_face_says_which(self, face: str) -> None:
+        """A mistake of a stage's author."""
+
+        class Bare(Panel[int]):
+            pass
+
+        with pytest.raises(TypeError, match=f"Bare has no {face}"):
+            getattr(Bare(), face)()
+
+
+class TestLiveFace:
+    """A widget, driven as the browser would drive it."""
+
+    def test_the_live_bundle_has_all_three(self, panel: StepPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A widget for the front end; HTML and text for what is saved."""
+        monkeypatch.setenv("MLCYCLE_LIVE", "1")
+        bundle = panel._repr_mimebundle_()
+
+        assert {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"} <= set(bundle)
+        assert bundle["text/plain"] == "step 0"
+
+    def test_it_follows_the_state(self, panel: StepPanel) -> None:
+        """Text and chart; the chart's widget stays the same, so that it does not flicker."""
+        html, _, _, charts = panel.widget().children
+        chart = charts.children[0]
+        panel.state.step = 4
+        until(lambda: "step 4" in html.value, "the new step is shown")
+        until(lambda: len(chart.spec["data"]["values"]) == 5, "the chart has the new points")
+
+        assert charts.children == (chart,)
+        panel.state.step = 9
+        until(lambda: charts.children == (), "a chart that is no more goes")
+
+    def test_it_stops_reading_when_all_is_over(self, panel: StepPanel) -> None:
+        """The thread ends by itself."""
+        panel.widget()
+        panel.state.over = True
+        until(lambda: "panel-refresh" not in {t.name for t in threading.enumerate()}, "the refreshing ends")
+
+    def test_a_state_that_cannot_be_read_is_said(self, panel: StepPanel) -> None:
+        """And tried again."""
+        html, _, message, _ = panel.widget().children
+        panel.state.broken = True
+        until(lambda: "cannot be refreshed: OSError" in message.value, "the trouble is said")
+        panel.state.step, panel.state.broken = 1, False
+        until(lambda: "step 1" in html.value, "it goes on")
+
+    def test_a_button_acts_and_says_so(self, panel: StepPanel) -> None:
+        """It does what the magic of the same name does."""
+        _, buttons, message, _ = panel.widget().children
+        buttons.children[0].click()
+
+        assert panel.state.pressed == ["first"]
+        assert message.value == "<i>promote: asked for</i>"
+
+    def test_a_button_acts_on_the_state_shown_now(self, panel: StepPanel) -> None:
+        """Not on the one of when it was drawn: the next rollout has the same buttons."""
+        html, buttons, _, _ = panel.widget().children
+        panel.state.target, panel.state.step = "second", 1
+        until(lambda: "step 1" in html.value, "the new state is shown")
+        until(lambda: panel._live is not None and panel._live._actions["promote"].callback.__closure__, "drawn")
+        time.sleep(0.05)
+        buttons.children[0].click()
+
+        assert panel.state.pressed == ["second"]
+
+    def test_a_refusal_is_shown_inert(self, panel: StepPanel) -> None:
+        """In the panel, as one line."""
+        panel.state.target = "refused"
+        _, buttons, message, _ = panel.widget().children
+        buttons.children[0].click()
+
+        assert message.value == "<b>MLC-400: no &lt;i&gt; - ask</b>"
+
+    def test_buttons_come_and_go(self, panel: StepPanel) -> None:
+        """A button pressed in the instant after its action has gone does nothing."""
+        _, buttons, _, _ = panel.widget().children
+        old = buttons.children[0]
+        panel.state.labels = ("abort",)
+        until(lambda: [b.description for b in buttons.children] == ["abort"], "the other button is there")
+        old.click()
+
+        assert panel.state.pressed == []
+
+    def test_closing_ends_the_refreshing_and_a_new_one_can_be_made(self, panel: StepPanel) -> None:
+        """As after a reload."""
+        first = panel.widget()
+        panel.close()
+
+        assert panel.widget() is not first
