@@ -97,6 +97,9 @@ def build_package(
     )
     if window.shape[1:] != rows.shape[1:]:
         raise InvalidInput(f"reference rows have shape {list(window.shape[1:])}, example rows {list(rows.shape[1:])}")
+    learned = getattr(model, "n_features_in_", None)
+    if learned is not None and rows.shape[1:] != (learned,):
+        raise InvalidInput(f"the model learned from {learned} features, example rows have shape {list(rows.shape[1:])}")
     exporter = exporter_for(model)
     batch = rows[_golden_rows(len(rows))]
     answers = exporter.answer(model, batch, task)

@@ -73,6 +73,7 @@ class ReconcileLoop:
     def turn(self) -> int:
         """Hand every active record that is not being worked on to a thread; return how many are active."""
         active = 0
+        self._context.processes.reap()
         for controller in self._controllers:
             try:
                 records = self._active_records(controller.record_type)

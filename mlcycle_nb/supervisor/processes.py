@@ -100,6 +100,12 @@ class ProcessTable:
         child = self._children.get(name)
         return None if child is None else child.returncode
 
+    def reap(self) -> None:
+        """Take note of children that have ended, so that none stays a zombie until somebody asks for it."""
+        with self._lock:
+            for child in self._children.values():
+                child.poll()
+
     def stop(self, name: str, grace_seconds: float = 5.0) -> None:
         """End the process and all its descendants: SIGTERM first, SIGKILL after the grace; returns when gone."""
         leader = self.get(name)
