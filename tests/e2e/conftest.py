@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,6 +67,7 @@ def workspace(home: Path, keys_of_their_own: Path) -> Iterator[Workspace]:
     assert not [path for path in home.rglob("*") if path.is_socket()], "sockets left behind"
     assert not [port for port in ports if listening(port)], "ports left behind"
     shutil.rmtree(home)
+    assert not list(home.parent.iterdir()), "files left behind"
 
 
 def register_versions(workspace: Workspace) -> None:
@@ -180,7 +180,5 @@ def listening(port: int) -> bool:
 
 
 def report(request: pytest.FixtureRequest, text: str) -> None:
-    """Show a number that a test has measured, also when it passes."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n    {text}", file=sys.stderr, flush=True)
+    """Keep a number that a test has measured for the summary."""
+    request.node.user_properties.append(("measured", text))
