@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -25,6 +26,10 @@ from mlcycle_nb.supervisor.processes import MARKER
 from mlcycle_nb.supervisor.sockets import remove_socket_folder
 from mlcycle_nb.testing import FakeClock
 from mlcycle_nb.workspace import Workspace
+
+# A busy machine is slow, not wrong; and tests leave no files.
+hypothesis.settings.register_profile("project", deadline=None, database=None)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
