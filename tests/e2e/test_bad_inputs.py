@@ -490,6 +490,34 @@ def test_another_rollout_runs(lab: Lab) -> None:
     assert handle_end.phase == "aborted"
 
 
+def test_a_damaged_package_serves_nobody(lab: Lab) -> None:
+    """41: bytes that are not the registered ones are not loaded; the rollout says which, and stable goes on."""
+    from sklearn.linear_model import LogisticRegression
+
+    from mlcycle_nb.packages import PackageStore, build_package
+
+    workspace = lab.workspace
+    store = PackageStore(workspace.context.folder("packages"))
+    rows = lab.served.rows[:200]
+    model = LogisticRegression(max_iter=30, tol=1e-3).fit(rows, (rows.sum(axis=1) > 19).astype(int))
+    package = build_package(model, example=rows, out=store)
+    version = workspace.development.register_model(MODEL, package)
+    graph = package.path / "model.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(bytes(content))
+
+    record = workspace.deployment.deploy_model(version.reference, ENVIRONMENT, "canary").wait(120)
+
+    assert record.phase == "rolled_back"
+    assert re.search(r"model\.onnx: recorded \w+, the bytes are \w+; not loaded", record.reason), record.reason
+    assert lab.served.stable == 1
+    gates = {"gates": [{"check": "accuracy", "min": 0.0}]}
+    report = workspace.validation.validate_model(version.reference, gates, lab.shell.user_ns["held_out"])
+    assert report.record.outcome.value == "error"
+    assert "the bytes are" in repr(report)
+
+
 def test_data_that_shows_nothing_fails_closed(lab: Lab) -> None:
     """27, 34: overlapping rows, one group and a tiny group are no errors of the caller; the gates do not pass."""
     from sklearn.datasets import load_digits
