@@ -103,7 +103,6 @@ def parse(function: Any, line: str) -> argparse.Namespace:
     tokens = split(line, magic=name)
     if "--help" in tokens or "-h" in tokens:
         raise HelpShown(parser.format_help().replace("::\n\n", "usage:\n", 1))
-    parser.allow_abbrev = False
     options = [text for action in parser._actions for text in action.option_strings]
     for token in tokens:
         option = token.split("=", 1)[0]

@@ -174,6 +174,11 @@ def test_a_success_takes_the_error_away(context: Context, notes: list[Note], run
     turn(loop)
     assert context.store.observed(Note, "b")["error_count"] == 1
 
+    controller.do = nothing
+    fake_clock.advance(timedelta(seconds=1))
+    turn(loop)
+    assert context.store.observed(Note, "b") == {"error": "", "error_count": 0}
+
 
 def test_a_success_takes_away_what_an_earlier_supervisor_left(context: Context, notes: list[Note], run: Any) -> None:
     """The error of before a kill is not shown for ever."""

@@ -350,9 +350,11 @@ class TestIdentity:
         assert identity is not None
         alive = identity.alive()
         child.kill()
+        until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "the child ends")
+        zombie_alive = identity.alive()
         child.wait()
 
-        assert (alive, identity.alive()) == (True, False)
+        assert (alive, zombie_alive, identity.alive()) == (True, False, False)
 
 
 def _forget(log: Path, name: str) -> None:
