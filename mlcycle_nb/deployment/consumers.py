@@ -14,6 +14,7 @@ from mlcycle_nb.errors import Conflict, EngineError, NotFound, Refused, WaitTime
 from mlcycle_nb.notebook.html import paragraph, table, text_table
 
 KEY_SECONDS = 30.0
+ACCEPT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,23 @@ def wait_until_served(
             said = f"answers {status}" if status else "does not answer"
             raise WaitTimeout(f"{model} in {environment} {said} after {limit_seconds:g} s", remedy="%mlcycle status")
         time.sleep(0.05)
+
+
+def wait_until_accepted(context: Context, environment: str, key: str, *, limit_seconds: float = ACCEPT_SECONDS) -> bool:
+    """Return whether the running gateway takes a key, once it does; a gateway that is not up is not waited for.
+
+    A key that is shown should work when it is pasted. One that does not yet is still the consumer's: it is shown
+    once only, so nothing is raised here.
+    """
+    url = str(context.store.observed(Gateway, environment).get("url", ""))
+    deadline = time.monotonic() + limit_seconds
+    while url and (status := _ask(url, "/v2/health/live", key)):
+        if status == 200:
+            return True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return False
 
 
 def _ask(url: str, path: str, key: str) -> int:

@@ -314,6 +314,7 @@ class ModelDeploymentManager:
         self._ensure_gateway(environment)
         made = consumers.add(self.context, environment, check_name(name, "consumer name"))
         self.context.ensure_supervisor()
+        consumers.wait_until_accepted(self.context, environment, made.key)
         return made
 
     def revoke_consumer(self, name: str, environment: str = "production") -> None:
