@@ -235,7 +235,9 @@ def _retries(limits: GatewayLimits) -> dict[str, Any]:
                 "typed_config": {"@type": f"type.googleapis.com/{previous_hosts}"},
             }
         ],
-        "host_selection_retry_max_attempts": 5,
+        # A dead replica has no request under way, so the balancer likes it best: of two, five more draws would all be
+        # the dead one in a quarter of the cases.
+        "host_selection_retry_max_attempts": 20,
         # Two attempts at the version itself, then at the version it falls back on.
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",

@@ -113,7 +113,7 @@ class TestCluster:
             (breaker,) = cluster["circuit_breakers"]["thresholds"]
             for limit in ("max_retries", "max_requests", "max_connections", "max_pending_requests"):
                 assert breaker[limit] == 77
-            assert cluster["common_lb_config"] == {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
+            assert cluster["common_lb_config"] == {"healthy_panic_threshold": {"value": 1}, "update_merge_window": "0s"}
             assert cluster["ignore_health_on_host_removal"] is True
             (check,) = cluster["health_checks"]
             assert check["no_traffic_interval"] == check["interval"] == "0.500s"
