@@ -14,6 +14,7 @@ from mlcycle_nb.errors import InvalidInput, did_you_mean
 
 PROVIDED = frozenset(
     {
+        "EarlyStopping",
         "accelerator",
         "batches",
         "checkpoint",

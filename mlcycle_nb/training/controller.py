@@ -134,6 +134,8 @@ class TrainingController:
                 progress |= {"step": event["rows"][-1][0], "epoch": event["epoch"]}
             elif event["kind"] in {"epoch", "metrics"}:
                 progress |= {"step": event["step"], "epoch": event["epoch"], "values": event["values"]}
+            elif event["kind"] == "ended_early":
+                progress["ended_early"] = event["reason"]
             elif event["kind"] == "started":
                 progress |= {"world": event["world"], "device": event["device"]}
         rows = newer(metric_rows(events, total), sent)
@@ -180,6 +182,7 @@ class TrainingController:
             ended_at=self._context.clock.now(),
             steps=int(seen.get("step", 0)),
             metrics=dict(seen.get("values", {})),
+            ended_early=str(seen.get("ended_early", "")),
             handed_over=handed_over,
             registered=registered,
             registration_error=registration_error,

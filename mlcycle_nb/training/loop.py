@@ -12,6 +12,7 @@ from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training import random_state
 from mlcycle_nb.training.batches import default_forward, default_metrics, sample_count
 from mlcycle_nb.training.data import ResumableLoader, evaluation_share
+from mlcycle_nb.training.early_stopping import EarlyStopping, Patience
 from mlcycle_nb.training.session import StopTraining
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Fit:
         higher_is_better: bool | None,
         clip_norm: float | None,
         scheduler_step: str,
+        early_stopping: int | EarlyStopping | None = None,
     ) -> None:
         self.session = session
         self.epochs = session.spec.epochs if epochs is None else epochs
@@ -66,6 +68,7 @@ class Fit:
         self.higher_is_better = (
             self.best_name.endswith(_HIGHER_IS_BETTER) if higher_is_better is None else higher_is_better
         )
+        self.patience = self._patience(EarlyStopping.of(early_stopping))
         self.bare_model = model
         accelerator = session.accelerator
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -92,6 +95,8 @@ class Fit:
             resumed = found
             saved = found["ranks"][session.rank]
             self.cursor = Cursor(found["epoch"], found["batch"], found["step"], saved["loss_sum"], saved["samples"])
+            if self.patience is not None:
+                self.patience.restore(found.get("patience"))
         total = self._total_steps()
         if session.main:
             session.events.write(
@@ -103,10 +108,23 @@ class Fit:
                 best=self.best_name,
                 higher_is_better=self.higher_is_better,
             )
-        while self.cursor.epoch < self.epochs:
+        while not self._done():
             self._epoch(resumed)
             resumed = None
         session.checkpointer.wait()
+        if self.patience is not None and self.patience.over and session.main:
+            reason = self.patience.reason
+            session.events.write("ended_early", epoch=self.cursor.epoch - 1, step=self.cursor.step, reason=reason)
+
+    def _done(self) -> bool:
+        return self.cursor.epoch >= self.epochs or (self.patience is not None and self.patience.over)
+
+    def _patience(self, rule: EarlyStopping | None) -> Patience | None:
+        if rule is None:
+            return None
+        name = rule.metric or self.best_name
+        upwards = self.higher_is_better if name == self.best_name else name.endswith(_HIGHER_IS_BETTER)
+        return Patience(rule, name, higher_is_better=upwards)
 
     # -- one epoch -------------------------------------------------------------------------------------------
 
@@ -212,9 +230,9 @@ class Fit:
         values["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None and not self.step_scheduler_each:
             self._step_scheduler(values)
-        metric = values.get(self.best_name)
-        if metric is None:
-            raise InvalidInput(f"there is no metric {self.best_name!r}", remedy=f"known: {', '.join(sorted(values))}")
+        metric = self._metric(values, self.best_name)
+        if self.patience is not None:
+            self.patience.take(self._metric(values, self.patience.metric), cursor.epoch)
         if session.main:
             session.events.write("epoch", epoch=cursor.epoch, step=cursor.step, values=values)
         for name, value in values.items():
@@ -222,9 +240,15 @@ class Fit:
                 session.refuse_non_finite(value, cursor.step)
         self.cursor = Cursor(epoch=cursor.epoch + 1, step=cursor.step)
         self._save(metric)
-        if self.cursor.epoch < self.epochs and session.stop_due():
+        if not self._done() and session.stop_due():
             session.checkpointer.wait()
             raise StopTraining
+
+    @staticmethod
+    def _metric(values: Mapping[str, float], name: str) -> float:
+        if name not in values:
+            raise InvalidInput(f"there is no metric {name!r}", remedy=f"known: {', '.join(sorted(values))}")
+        return values[name]
 
     def _step_scheduler(self, values: Mapping[str, float]) -> None:
         if type(self.scheduler).__name__ == "ReduceLROnPlateau":
@@ -286,6 +310,8 @@ class Fit:
             "step": cursor.step,
             "ranks": [{"loss_sum": loss_sum, "samples": int(samples)} for loss_sum, samples in sums],
         }
+        if self.patience is not None:
+            position["patience"] = self.patience.state()
         session.checkpointer.save(
             self.objects,
             step=cursor.step,

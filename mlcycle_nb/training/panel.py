@@ -130,7 +130,7 @@ def _bar(state: TrainingState) -> str:
     filled = 0 if share is None else round(_BAR_CELLS * share)
     steps = f"step {progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
     epochs = progress.epochs or state.job.epochs
-    done = epochs if state.job.phase == "finished" else min(progress.epoch + 1, epochs)
+    done = epochs if state.job.phase == "finished" and not progress.ended_early else min(progress.epoch + 1, epochs)
     return f"[{'#' * filled}{'.' * (_BAR_CELLS - filled)}] {steps}, epoch {done} of {epochs}"
 
 
@@ -156,6 +156,8 @@ def _facts(state: TrainingState) -> list[tuple[str, str]]:
     if job.restarts:
         steps = ", ".join("the start" if r.from_step is None else f"step {r.from_step}" for r in job.restarts)
         facts.append(("recoveries", f"{len(job.restarts)} (from {steps})"))
+    if progress.ended_early:
+        facts.append(("ended early", progress.ended_early))
     if progress.memory_bytes:
         per_rank = ", ".join(f"{size / 1e6:.0f}" for _, size in sorted(progress.memory_bytes.items()))
         facts.append(("memory", f"{per_rank} MB"))

@@ -40,6 +40,7 @@ class Progress:
     memory_bytes: dict[int, int] = field(default_factory=dict)
     best_name: str = ""
     result: dict[str, Any] | None = None
+    ended_early: str = ""  # why, when early stopping ended it
     _recent: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, step, rows of all ranks
 
     def apply(self, event: dict[str, Any]) -> None:
@@ -147,6 +148,9 @@ class Progress:
         for values in self.curves.values():
             for step in [step for step in values if step > event["step"]]:
                 del values[step]
+
+    def _on_ended_early(self, event: dict[str, Any]) -> None:
+        self.ended_early = event["reason"]
 
     def _on_result(self, event: dict[str, Any]) -> None:
         self.result = {"type": event["type"], "task": event["task"]}

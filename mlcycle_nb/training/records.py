@@ -75,6 +75,7 @@ class TrainingJob(Record):
     failure: Failure | None = None
     steps: int = 0
     metrics: dict[str, float | str] = field(default_factory=dict)
+    ended_early: str = ""  # why, when early stopping ended it before its last epoch
     handed_over: bool = False
     registered: str | None = None  # model reference, once packaged
     registration_error: str = ""
@@ -92,6 +93,8 @@ class TrainingJob(Record):
     def __repr__(self) -> str:
         figures = " ".join(f"{name}={value:.4g}" for name, value in self.metrics.items() if isinstance(value, float))
         ended = f", {self.steps} steps {figures}".rstrip() if self.phase == "finished" else ""
+        if self.ended_early and ended:
+            ended += f" (ended early: {self.ended_early})"
         version = f", registered as {self.registered}" if self.registered else ""
         return f"training {self.id}: {self.phase}{ended}{version}" + (f" - {self.failure}" if self.failure else "")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.training.early_stopping import EarlyStopping
 from mlcycle_nb.training.free_form import FreeForm
 from mlcycle_nb.training.hand_over import rows_of, store_model
 from mlcycle_nb.training.loop import Fit, Forward
@@ -27,6 +28,7 @@ class Toolbox:
     def names(self) -> dict[str, Any]:
         """Return the names as the cell sees them."""
         return {
+            "EarlyStopping": EarlyStopping,
             "accelerator": self._session.accelerator,
             "batches": self._free.batches,
             "checkpoint": self._free.checkpoint,
@@ -55,6 +57,7 @@ class Toolbox:
         higher_is_better: bool | None = None,
         clip_norm: float | None = None,
         scheduler_step: str = "auto",
+        early_stopping: int | EarlyStopping | None = None,
         **description: Any,
     ) -> Any:
         """Train a torch module, with checkpoints, exact resuming and live metrics; return it trained.
@@ -84,6 +87,9 @@ class Toolbox:
             Told from the metric's name by default.
         clip_norm : float, optional
             Largest norm of the gradients.
+        early_stopping : int or EarlyStopping, optional
+            Epochs in a row without a better metric after which training ends, or
+            ``EarlyStopping(patience=5, min_delta=0.001, metric="val_loss")``.
         **description
             For the package: ``reference``, ``reference_labels``, ``example``, ``feature_names``, ``class_names``
             and ``task``.
@@ -112,6 +118,7 @@ class Toolbox:
             higher_is_better=higher_is_better,
             clip_norm=clip_norm,
             scheduler_step=scheduler_step,
+            early_stopping=early_stopping,
         )
         run.run()
         if session.main and description.get("reference") is None:
