@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training import random_state
-from mlcycle_nb.training.batches import default_forward, default_metrics, sample_count
+from mlcycle_nb.training.batch import default_forward, default_metrics, sample_count
 from mlcycle_nb.training.data import ResumableLoader, evaluation_share
 from mlcycle_nb.training.early_stopping import EarlyStopping, Patience
 from mlcycle_nb.training.session import StopTraining
