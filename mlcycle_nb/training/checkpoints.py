@@ -7,13 +7,10 @@ and SHA-256.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,27 +20,29 @@ from typing import Any
 from mlcycle_nb.errors import IntegrityError, InvalidInput
 from mlcycle_nb.files import fsync_folder, private_folder
 from mlcycle_nb.supervisor.crash import crash_point
+from mlcycle_nb.training.checkpoint_files import (
+    MANIFEST_NAME,
+    STATE_NAME,
+    TENSORS_NAME,
+    CheckpointRecord,
+    Unreadable,
+    make_manifest,
+    read_manifest,
+    verify_files,
+)
 from mlcycle_nb.training.tensor_file import read_tensors, write_synced, write_tensors
 
-MANIFEST_NAME = "MANIFEST"
-STATE_NAME = "state.json"
-TENSORS_NAME = "tensors.safetensors"
-_FOLDER = re.compile(r"step-(\d{10})\.(\d{3})")
-_MANIFEST_LIMIT_BYTES = 1_048_576
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointRecord:
-    """A committed checkpoint, from its manifest."""
-
-    path: Path
-    step: int
-    epoch: int
-    metric: float | None  # lower is better when `lower_is_better`
-    lower_is_better: bool
-    size_bytes: int
-    files: dict[str, tuple[int, str]]
+__all__ = [
+    "MANIFEST_NAME",
+    "STATE_NAME",
+    "TENSORS_NAME",
+    "CheckpointRecord",
+    "CheckpointStore",
+    "KeepPolicy",
+    "Search",
+    "order_of",
+]
+_FOLDER = re.compile(r"step-(\d{10,})\.(\d{3,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +65,14 @@ class Search:
     rejected: list[tuple[str, str]] = field(default_factory=list)  # folder name, reason
 
 
+def order_of(path: Path) -> tuple[int, int]:
+    """Return step and serial number of a checkpoint's folder; the newest has the highest."""
+    found = _FOLDER.fullmatch(path.name)
+    if found is None:
+        raise IntegrityError("is not a checkpoint's name", where=path.name)
+    return int(found[1]), int(found[2])
+
+
 class CheckpointStore:
     """The checkpoints of one job, in one folder with one writer.
 
@@ -75,11 +82,19 @@ class CheckpointStore:
         Made when missing, readable by this user only.
     keep : KeepPolicy
         What pruning leaves.
+
+    Attributes
+    ----------
+    prune_failure : str or None
+        Why the newest save could not drop older checkpoints, although it was committed itself.
     """
 
     def __init__(self, folder: Path, keep: KeepPolicy | None = None) -> None:
         self.folder = private_folder(folder)
         self.keep = keep or KeepPolicy()
+        self.prune_failure: str | None = None
+        self._damaged: set[str] = set()  # read and found changed: never counted among those that are kept
+        self._doubtful: set[str] = set()  # could not be read, which may pass: not counted, and not dropped
 
     def save(
         self,
@@ -110,19 +125,10 @@ class CheckpointStore:
             crash_point("checkpoint.after_tensors")
             document = json.dumps(state, separators=(",", ":"), allow_nan=False).encode()
             files[STATE_NAME] = write_synced(staging / STATE_NAME, [document])
-            finite = metric is not None and math.isfinite(metric)
-            body = json.dumps(
-                {
-                    "format": FORMAT,
-                    "step": step,
-                    "epoch": epoch,
-                    "metric": metric if finite else None,
-                    "lower_is_better": lower_is_better,
-                    "files": files,
-                },
-                sort_keys=True,
-            ).encode()
-            write_synced(staging / MANIFEST_NAME, [hashlib.sha256(body).hexdigest().encode() + b"\n", body])
+            manifest = make_manifest(
+                step=step, epoch=epoch, metric=metric, lower_is_better=lower_is_better, files=files
+            )
+            write_synced(staging / MANIFEST_NAME, [manifest])
             fsync_folder(staging)
             crash_point("checkpoint.before_rename")
             final = self._free_name(step)
@@ -133,13 +139,25 @@ class CheckpointStore:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         receipt = self.verify(final)
-        self._prune(receipt)
+        self.prune_failure = None
+        try:
+            self._prune(receipt)
+        except OSError as failure:  # the new one is committed all the same; the next save tries again
+            self.prune_failure = failure.strerror or str(failure)
         return receipt
 
-    def newest_verified(self) -> Search:
-        """Return the newest checkpoint whose every byte is as it was written, and those that were passed over."""
+    def newest_verified(self, *, before: tuple[int, int] | None = None) -> Search:
+        """Return the newest checkpoint whose every byte is as it was written, and those that were passed over.
+
+        Parameters
+        ----------
+        before : tuple of int and int, optional
+            Step and serial number (see `order_of`) that it must be older than.
+        """
         search = Search()
         for path in self._folders():
+            if before is not None and order_of(path) >= before:
+                continue
             try:
                 search.newest = self.verify(path)
                 break
@@ -152,7 +170,7 @@ class CheckpointStore:
         found = []
         for path in self._folders():
             try:
-                found.append(_read_manifest(path))
+                found.append(read_manifest(path))
             except IntegrityError:
                 continue
         return found
@@ -165,24 +183,36 @@ class CheckpointStore:
         IntegrityError
             Naming the file and what is wrong with it.
         """
-        record = _read_manifest(path)
-        for name, (size, digest) in record.files.items():
-            found_size, found_digest = _digest_file(path / name)
-            if found_size != size:
-                raise IntegrityError(f"{name} has {found_size} bytes instead of {size}", where=path.name)
-            if found_digest != digest:
-                raise IntegrityError(f"{name} has changed", where=path.name)
+        try:
+            record = read_manifest(path)
+            verify_files(record)
+        except IntegrityError as damage:
+            (self._doubtful if isinstance(damage, Unreadable) else self._damaged).add(path.name)
+            raise
+        self._doubtful.discard(path.name)
+        self._damaged.discard(path.name)
         return record
 
     def load(self, record: CheckpointRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return tensors and state of a checkpoint that was verified."""
-        return read_tensors(record.path / TENSORS_NAME), json.loads((record.path / STATE_NAME).read_bytes())
+        """Return tensors and state of a checkpoint that was verified.
+
+        Raises
+        ------
+        IntegrityError
+            When it can no longer be read.
+        """
+        try:
+            state = json.loads((record.path / STATE_NAME).read_bytes())
+            return read_tensors(record.path / TENSORS_NAME), state
+        except (OSError, ValueError) as failure:
+            reason = getattr(failure, "strerror", None) or str(failure)
+            raise IntegrityError(f"cannot be loaded: {reason}", where=record.path.name) from failure
 
     def sweep(self) -> None:
         """Remove what a crash left of saves and deletions; committed checkpoints are not touched."""
         for path in self.folder.iterdir():
             if path.name.startswith((".staging-", ".trash-")):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
 
     def best(self, records: list[CheckpointRecord] | None = None) -> list[CheckpointRecord]:
         """Return checkpoints with a metric, best first."""
@@ -191,16 +221,18 @@ class CheckpointStore:
 
     def _folders(self) -> list[Path]:
         found = [path for path in self.folder.iterdir() if _FOLDER.fullmatch(path.name)]
-        return sorted(found, key=lambda path: path.name, reverse=True)
+        return sorted(found, key=order_of, reverse=True)
 
     def _free_name(self, step: int) -> Path:
         # A step is saved again after a resume, or with its metric: the older one stays until the new one is sound.
-        taken = [path.name for path in self._folders() if path.name.startswith(f"step-{step:010d}.")]
-        serial = 1 + int(taken[0].partition(".")[2]) if taken else 0
-        return self.folder / f"step-{step:010d}.{serial:03d}"
+        taken = [serial for at, serial in map(order_of, self._folders()) if at == step]
+        return self.folder / f"step-{step:010d}.{1 + max(taken, default=-1):03d}"
 
     def _prune(self, committed: CheckpointRecord) -> None:
-        records = self.records()
+        for path in self._folders():
+            if path.name in self._damaged and order_of(path) < order_of(committed.path):
+                self._discard(path)
+        records = [record for record in self.records() if record.path.name not in self._damaged | self._doubtful]
         newest_of_step = {record.step: record for record in reversed(records)}
         records_by_step = sorted(newest_of_step.values(), key=lambda record: record.step, reverse=True)
         kept = {record.path for record in records_by_step[: self.keep.last]} | {committed.path}
@@ -213,65 +245,17 @@ class CheckpointStore:
         # Renamed first: a kill inside rmtree must not leave half a folder under a checkpoint's name.
         trash = self.folder / f".trash-{path.name}-{time.time_ns()}"
         os.rename(path, trash)
+        self._damaged.discard(path.name)
         crash_point("checkpoint.after_discard")
-        if trash.is_symlink() or not trash.is_dir():
-            trash.unlink()
-        else:
-            shutil.rmtree(trash, ignore_errors=True)
+        _remove(trash)
 
 
-def _read_manifest(path: Path) -> CheckpointRecord:
-    status = path.lstat() if path.is_symlink() or path.exists() else None
-    if status is None or not stat.S_ISDIR(status.st_mode):
-        raise IntegrityError("is not a folder", where=path.name)
-    if status.st_uid != os.getuid():
-        raise IntegrityError("belongs to another user", where=path.name)
-    content = _read_regular(path / MANIFEST_NAME, _MANIFEST_LIMIT_BYTES)
-    digest, _, body = content.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise IntegrityError("the manifest has changed", where=path.name)
-    manifest = json.loads(body)
-    if manifest.get("format") != FORMAT:
-        raise IntegrityError("is of a format that this release does not read", where=path.name)
-    if path.name.partition(".")[0] != f"step-{manifest['step']:010d}":
-        raise IntegrityError(f"holds step {manifest['step']}", where=path.name)
-    files = {name: (int(size), str(checksum)) for name, (size, checksum) in manifest["files"].items()}
-    present = {entry.name for entry in os.scandir(path)}
-    expected = {MANIFEST_NAME, *files}
-    for name in sorted(expected ^ present):
-        raise IntegrityError(f"{name} is {'missing' if name in expected else 'not in the manifest'}", where=path.name)
-    return CheckpointRecord(
-        path=path,
-        step=manifest["step"],
-        epoch=manifest["epoch"],
-        metric=manifest["metric"],
-        lower_is_better=manifest["lower_is_better"],
-        size_bytes=sum(size for size, _ in files.values()),
-        files=files,
-    )
-
-
-def _open_regular(path: Path) -> int:
+def _remove(path: Path) -> None:
+    """Remove a folder with what is in it, a file or a link; what cannot be removed is tried again at the next sweep."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as failure:
-        raise IntegrityError(f"{path.name} cannot be read: {failure.strerror}", where=path.parent.name) from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        os.close(descriptor)
-        raise IntegrityError(f"{path.name} is a link or not a regular file", where=path.parent.name)
-    return descriptor
-
-
-def _read_regular(path: Path, limit: int) -> bytes:
-    with os.fdopen(_open_regular(path), "rb") as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise IntegrityError(f"{path.name} is over {limit} bytes", where=path.parent.name)
-    return content
-
-
-def _digest_file(path: Path) -> tuple[int, str]:
-    with os.fdopen(_open_regular(path), "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        return size, hashlib.file_digest(stream, "sha256").hexdigest()
+        path.unlink()
+    except OSError:
+        pass

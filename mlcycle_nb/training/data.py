@@ -125,12 +125,23 @@ class ResumableLoader:
 
     def _plan(self, epoch: int) -> list[list[Any]]:
         if self._planned is None or self._planned[0] != epoch:
-            seed = random_state.epoch_seed(self._seed, epoch)
-            with random_state.aside(seed):
-                self._seed_samplers(seed)
-                batches = [list(rows) for rows in self._batches()]
-            self._planned = (epoch, share_of(batches, self._rank, self._world))
+            if self._planned is None and not self._forgetful():
+                for earlier in range(epoch):  # its orders depend on how often it was asked before
+                    self._ask(earlier)
+            self._planned = (epoch, share_of(self._ask(epoch), self._rank, self._world))
         return self._planned[1]
+
+    def _ask(self, epoch: int) -> list[list[Any]]:
+        seed = random_state.epoch_seed(self._seed, epoch)
+        with random_state.aside(seed):
+            self._seed_samplers(seed)
+            return [list(rows) for rows in self._batches()]
+
+    def _forgetful(self) -> bool:
+        """Return whether the samplers are torch's own, whose order depends on their generators alone."""
+        loader = self._loader
+        samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+        return all(part is None or type(part).__module__.startswith("torch.utils.data") for part in samplers)
 
     def _batches(self) -> Any:
         loader = self._loader

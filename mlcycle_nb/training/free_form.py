@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training import random_state
 from mlcycle_nb.training.data import ResumableLoader
-from mlcycle_nb.training.session import StopTraining
+from mlcycle_nb.training.session import PruneTraining, StopTraining
 
 if TYPE_CHECKING:
     from mlcycle_nb.training.session import TrainingSession
@@ -23,6 +23,7 @@ class FreeForm:
         self._batch = 0
         self._resumed: Mapping[str, Any] | None = None
         self._inside = False
+        self._owed = False  # a save fell due while gradients were being accumulated
 
     def epochs(self, count: int | None = None, **objects: Any) -> Iterator[int]:
         """Yield the epochs that are left, from 0; restore before the first and save after each.
@@ -50,12 +51,16 @@ class FreeForm:
         if session.main:
             session.events.write("fit", epochs=total, total_steps=None, epoch=first, step=session.step)
         for epoch in range(first, total):
-            session.epoch, self._inside = epoch, True
+            session.epoch, self._inside, before = epoch, True, session.step
             yield epoch
             self._inside, self._resumed, self._batch = False, None, 0
-            self._save(epoch + 1, 0, None)
+            if session.step == before:  # a loop that tells nothing: each epoch is a step, so that newer is higher
+                session.step += 1
+            self._save_between_updates(epoch + 1, 0, due=True, last=epoch + 1 == total)
             session.checkpointer.wait()
-            if epoch + 1 < total and session.stop_due():
+            if epoch + 1 < total and session.prune_due():
+                raise PruneTraining
+            if epoch + 1 < total and not self._owed and session.stop_due():
                 raise StopTraining
         session.checkpointer.wait()
 
@@ -85,12 +90,11 @@ class FreeForm:
             session.step += 1
             yield _on_device(batch, session.accelerator.device)
             session.checkpointer.finish_if_done()
-            if session.stop_due():
+            if session.stop_due() and session.accelerator.sync_gradients:
                 self._save(session.epoch, self._batch, None)
                 session.checkpointer.wait()
                 raise StopTraining
-            if session.save_due():
-                self._save(session.epoch, self._batch, None)
+            self._save_between_updates(session.epoch, self._batch, due=session.save_due())
 
     def checkpoint(self, metric: float | None = None, *, higher_is_better: bool = False, **objects: Any) -> None:
         """Save now, every process at the same place; with a metric the best ones are kept.
@@ -103,6 +107,12 @@ class FreeForm:
             self._objects = self._prepared()
         self._save(self._session.epoch, self._batch, metric, lower_is_better=not higher_is_better)
 
+    def _save_between_updates(self, epoch: int, batch: int, *, due: bool, last: bool = False) -> None:
+        """Save when it is due, but not while ``accelerator.accumulate`` holds gradients, which no checkpoint has."""
+        self._owed = self._owed or due
+        if self._owed and (last or self._session.accelerator.sync_gradients):
+            self._save(epoch, batch, None)
+
     def _save(self, epoch: int, batch: int, metric: float | None, *, lower_is_better: bool = True) -> None:
         session = self._session
         session.checkpointer.save(
@@ -114,6 +124,7 @@ class FreeForm:
             lower_is_better=lower_is_better,
         )
         session.saved()
+        self._owed = False
 
     def _prepared(self) -> dict[str, Any]:
         accelerator = self._session.accelerator

@@ -13,7 +13,7 @@ from mlcycle_nb.training import random_state
 from mlcycle_nb.training.batch import default_forward, default_metrics, sample_count
 from mlcycle_nb.training.data import ResumableLoader, evaluation_share
 from mlcycle_nb.training.early_stopping import EarlyStopping, Patience
-from mlcycle_nb.training.session import StopTraining
+from mlcycle_nb.training.session import PruneTraining, StopTraining
 
 if TYPE_CHECKING:
     from mlcycle_nb.training.session import TrainingSession
@@ -136,7 +136,7 @@ class Fit:
         batches = self.loader.start(cursor.epoch, cursor.batch)
         if resumed is not None:
             session.checkpointer.put_random_back(resumed)
-        accumulation = session.spec.gradient_accumulation
+        accumulation, update = session.spec.gradient_accumulation, True
         for batch in batches:
             moved = _to_device(batch, accelerator.device)
             last = length is not None and cursor.batch + 1 == length
@@ -157,6 +157,8 @@ class Fit:
                 raise StopTraining
             if not last and session.save_due():
                 self._save(None)
+        if not update:  # data whose length nobody told have ended between two updates
+            self._update_late()
         self._flush()
         self._end_of_epoch()
 
@@ -189,6 +191,16 @@ class Fit:
         self.stepper.zero_grad()
         if self.scheduler is not None and self.step_scheduler_each:
             self.scheduler.step()
+
+    def _update_late(self) -> None:
+        if self.session.world > 1:  # the last backward passes did not know that they had to share
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.session.accelerator.reduce(parameter.grad, reduction="mean")
+        self.session.accelerator.gradient_state._set_sync_gradients(True)
+        self._update()
+        self.cursor.step += 1
+        self.session.step = self.cursor.step
 
     def _note(self, step: int, loss: Any, samples: int) -> None:
         """Keep a loss; on the CPU it is looked at now, on a GPU a few times a second, so as not to wait for it."""
@@ -240,6 +252,9 @@ class Fit:
                 session.refuse_non_finite(value, cursor.step)
         self.cursor = Cursor(epoch=cursor.epoch + 1, step=cursor.step)
         self._save(metric)
+        if not self._done() and session.prune_due():
+            session.checkpointer.wait()
+            raise PruneTraining
         if not self._done() and session.stop_due():
             session.checkpointer.wait()
             raise StopTraining

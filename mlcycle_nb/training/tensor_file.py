@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.errors import IntegrityError, InvalidInput
 
 _DTYPES = {
     "torch.float64": "F64",
@@ -22,6 +22,14 @@ _DTYPES = {
     "torch.int8": "I8",
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
+    "torch.uint64": "U64",
+    "torch.uint32": "U32",
+    "torch.uint16": "U16",
+    "torch.complex64": "C64",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.float8_e5m2fnuz": "F8_E5M2FNUZ",
 }
 _CHUNK_BYTES = 8_388_608
 
@@ -36,8 +44,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> tuple[int, str]:
     header: dict[str, Any] = {}
     bodies, offset = [], 0
     for name, tensor in tensors.items():
-        if str(tensor.dtype) not in _DTYPES or tensor.layout is not torch.strided:
-            raise InvalidInput(f"a checkpoint cannot hold {tensor.layout} tensors of {tensor.dtype}", where=name)
+        refuse_unsaveable(name, tensor)
         flat = tensor.detach().contiguous().reshape(-1)
         body = flat.view(torch.uint8).numpy() if flat.numel() else b""
         end = offset + flat.numel() * flat.element_size()
@@ -47,6 +54,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> tuple[int, str]:
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     return write_synced(path, [len(head).to_bytes(8, "little"), head, *bodies])
+
+
+def refuse_unsaveable(name: str, tensor: Any) -> None:
+    """Raise InvalidInput when safetensors has no form for such a tensor."""
+    import torch
+
+    if str(tensor.dtype) not in _DTYPES or tensor.layout is not torch.strided:
+        raise InvalidInput(f"a checkpoint cannot hold {tensor.layout} tensors of {tensor.dtype}", where=name)
 
 
 def write_synced(path: Path, parts: list[Any]) -> tuple[int, str]:
@@ -66,12 +81,22 @@ def write_synced(path: Path, parts: list[Any]) -> tuple[int, str]:
     return size, total.hexdigest()
 
 
-def read_tensors(content: bytes | Path) -> dict[str, Any]:
-    """Load a file that `write_tensors` made; the safetensors library checks its structure."""
-    if isinstance(content, Path):
-        from safetensors.torch import load_file
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Load a file that `write_tensors` made; the safetensors library checks its structure.
 
-        return dict(load_file(content))
-    from safetensors.torch import load
+    The tensors are views of the file, mapped copy-on-write: copy what is kept.
 
-    return dict(load(content))
+    Raises
+    ------
+    IntegrityError
+        When it is not a file of that form.
+    OSError
+        When it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as damage:
+        raise IntegrityError(f"{path.name}: {damage}", where=path.parent.name) from damage
