@@ -60,9 +60,11 @@ def stage_classes() -> Iterator[type[StageMagics]]:
 
 def load(shell: Any) -> None:
     """Register all magics and the completer in `shell`; a second call replaces the first."""
+    from mlcycle_nb.development.lineage.cell_log import watch
     from mlcycle_nb.notebook.completion import completer
 
     unload(shell)
+    watch(shell)
     session = _Session()
     added = register(shell, [stage(shell, session.open) for stage in stage_classes()])
     matcher = completer(shell, session.open)
@@ -73,6 +75,9 @@ def load(shell: Any) -> None:
 
 def unload(shell: Any) -> None:
     """Remove the magics and the completer, and close this shell's workspace."""
+    from mlcycle_nb.development.lineage.cell_log import unwatch
+
+    unwatch(shell)
     session, added, matcher = _sessions.pop(id(shell), (None, [], None))
     for kind, name in added:
         shell.magics_manager.magics[kind].pop(name, None)

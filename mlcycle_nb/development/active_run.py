@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mlcycle_nb.development.records import MetricRow, Run, RunStatus
+from mlcycle_nb.development.records import MetricRow, Reproducible, Run, RunStatus
 from mlcycle_nb.development.values import flat_parameters, metric_rows, read_rows
 from mlcycle_nb.errors import InvalidInput, Refused
 
@@ -38,6 +38,12 @@ class ActiveRun:
         self._rows: list[MetricRow] = []
         self._first_unwritten = 0.0
         self._last_step = 0
+
+    @property
+    def reproducible(self) -> Reproducible:
+        """Whether the notebook as it stands would give the run again, and if not, why."""
+        reasons = self.provenance.not_reproducible
+        return Reproducible(not reasons, reasons)
 
     # -- logging ---------------------------------------------------------------------------------------------
 

@@ -13,6 +13,10 @@ from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.files import sha256_file
 
 
+class NoDigest(InvalidInput):
+    """The value's bytes are not well defined."""
+
+
 def data_digest(value: Any, *, name: str = "data") -> str:
     """Return ``sha256:<hex>`` of arrays, tensors, data frames, files, or containers of them.
 
@@ -20,8 +24,10 @@ def data_digest(value: Any, *, name: str = "data") -> str:
 
     Raises
     ------
-    InvalidInput
+    NoDigest
         When the value's bytes are not well defined, such as an array of arbitrary objects.
+    InvalidInput
+        When there is no such file.
     """
     hasher = hashlib.sha256()
     _feed(hasher, value, name)
@@ -45,7 +51,7 @@ def _feed(hasher: Any, value: Any, name: str) -> None:
     elif not (
         _feed_torch(hasher, value, name) or _feed_pandas(hasher, value, name) or _feed_array(hasher, value, name)
     ):
-        raise InvalidInput(
+        raise NoDigest(
             f"{name}: data of type {type(value).__name__} has no digest",
             remedy="name an array, a tensor, a data frame, a Path, or a list or dict of these",
         )
@@ -95,7 +101,7 @@ def _feed_pandas(hasher: Any, value: Any, name: str) -> bool:
     try:
         hashes = pandas.util.hash_pandas_object(value, index=True)
     except TypeError as failure:
-        raise InvalidInput(f"{name}: holds objects without a digest ({failure})") from None
+        raise NoDigest(f"{name}: holds objects without a digest ({failure})") from None
     hasher.update(hashes.to_numpy().tobytes())
     return True
 
@@ -112,7 +118,7 @@ def _feed_array(hasher: Any, value: Any, name: str) -> bool:
     if value.dtype.hasobject:
         flat = value.ravel().tolist()
         if not all(part is None or isinstance(part, str | int | float | bool) for part in flat):
-            raise InvalidInput(f"{name}: holds objects without a digest", remedy="give it a numeric or text dtype")
+            raise NoDigest(f"{name}: holds objects without a digest", remedy="give it a numeric or text dtype")
         _mark(hasher, "objects", json.dumps(flat))
     else:
         hasher.update(numpy.ascontiguousarray(value).tobytes())

@@ -13,7 +13,7 @@ from mlcycle_nb.notebook.panel import Panel
 if TYPE_CHECKING:
     from mlcycle_nb.development.service import ModelDevelopmentManager
 
-_RUN_HEADERS = ("run", "id", "experiment", "status", "started", "metrics")
+_RUN_HEADERS = ("run", "id", "experiment", "status", "started", "reproducible", "metrics")
 _VERSION_HEADERS = ("version", "aliases", "package", "format", "run", "registered")
 METRICS_SHOWN = 6
 
@@ -105,7 +105,15 @@ class ModelPanel(Panel[list[ModelVersion]]):
 
 def _run_row(run: Run) -> tuple[str, ...]:
     metrics = " ".join(f"{name}={value:.4g}" for name, value in sorted(run.metrics.items())[:METRICS_SHOWN])
-    return run.name, run.id[:8], run.experiment, run.status, f"{run.started_at:%Y-%m-%d %H:%M}", metrics
+    return run.name, run.id[:8], run.experiment, run.status, f"{run.started_at:%Y-%m-%d %H:%M}", _again(run), metrics
+
+
+def _again(run: Run) -> str:
+    if "mlcycle.reproducible" not in run.tags:
+        return "-"
+    yes, reasons = run.reproducible
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return "yes" if yes else f"no: {reasons[0]}{more}" if reasons else "no"
 
 
 def _version_row(version: ModelVersion) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""What a run came from: cell, earlier cells, commit and changes, installed packages, data, seeds."""
+"""What a run came from: cell, earlier cells, commit and changes, installed packages, data, seeds; and whether the
+notebook as it stands would give it again."""
 
 from __future__ import annotations
 
@@ -8,19 +9,27 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mlcycle_nb.development.data_digest import data_digest
+from mlcycle_nb.development.data_digest import NoDigest, data_digest
+from mlcycle_nb.development.lineage import local_code
+from mlcycle_nb.development.lineage.cell_log import log_of
+from mlcycle_nb.development.lineage.document import read_document
+from mlcycle_nb.development.lineage.effects import imported_modules
+from mlcycle_nb.development.lineage.verdict import why_not
 from mlcycle_nb.notebook.live import shell
 
 ARTIFACT = "provenance.json"
 DIFF_LIMIT = 1_048_576
 """Characters of uncommitted changes that are kept; the digest is always of all of them."""
+REPRODUCIBLE_TAG = "mlcycle.reproducible"
+REASONS_TAG = "mlcycle.not_reproducible"
 _GIT_SECONDS = 20.0
+_TAG_LIMIT = 4900
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,14 @@ class Provenance:
     platform: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    cells_failed: tuple[int, ...] = ()  # places in `cells_before` of those that raised
+    run_of_cell: int = 0  # how many runs this cell had started before
+    code: Mapping[str, str] = field(default_factory=dict)  # modules of one's own: file -> digest
+    cwd: str = ""
+    sys_path: tuple[str, ...] = ()
+    environment: str = ""  # name of the isolated environment that it ran in
+    environment_lock: str = ""  # the lock's text, enough to make the environment again
+    not_reproducible: tuple[str, ...] = ()  # why the notebook would not give it again; empty when it would
 
     @property
     def dirty(self) -> bool:
@@ -60,8 +77,9 @@ class Provenance:
     def from_json(cls, text: str) -> Provenance:
         """Read what `to_json` wrote."""
         tree = json.loads(text)
-        for name in ("cells_before", "git_untracked", "packages"):
-            tree[name] = tuple(tree[name])
+        for name, value in tree.items():
+            if isinstance(value, list):
+                tree[name] = tuple(value)
         return cls(**tree)
 
     def tags(self) -> dict[str, str]:
@@ -75,6 +93,9 @@ class Provenance:
             "mlcycle.git_dirty": str(self.dirty).lower() if self.git_commit else "",
             "mlcycle.git_diff_digest": self.git_diff_digest,
             "mlcycle.lock_digest": self.lock_digest,
+            "mlcycle.environment": self.environment,
+            REPRODUCIBLE_TAG: "false" if self.not_reproducible else "true",
+            REASONS_TAG: "\n".join(self.not_reproducible)[:_TAG_LIMIT],
             **{f"mlcycle.data.{name}": digest for name, digest in self.data.items()},
             **{f"mlcycle.seed.{name}": str(seed) for name, seed in self.seeds.items()},
         }
@@ -87,6 +108,7 @@ def capture(
     data: Mapping[str, Any] | None = None,
     seeds: Mapping[str, int] | None = None,
     folder: Path | None = None,
+    needs: Iterable[str] = (),
 ) -> Provenance:
     """Record where a run that starts now comes from.
 
@@ -100,11 +122,26 @@ def capture(
         Name -> seed; torch's initial seed is added when torch is loaded.
     folder : Path, optional
         Where to look for a git repository; the working directory by default.
+    needs : iterable of str
+        Names of the notebook that the run uses besides those in the cell's text.
     """
     current, before = session_cells()
     text = current if cell is None else cell
-    commit, diff, untracked = _git(folder or Path.cwd())
-    packages = _packages(tuple((part, _changed(part)) for part in sys.path))
+    top, commit, diff, untracked = _git(folder or Path.cwd())
+    packages = installed_packages()
+    digests, undigested = _data_digests(data or {})
+    log = log_of(shell())
+    executions = [] if log is None else log.executions()
+    code = local_code.local_modules({name for e in executions for name in imported_modules(e.code)})
+    reasons = _cell_reasons(executions, needs) + undigested
+    reasons += local_code.unrecorded(code, Path(top), commit, untracked)
+    if len(diff) > DIFF_LIMIT:
+        reasons.append(
+            f"the uncommitted changes have {len(diff):,} characters, and {DIFF_LIMIT:,} are kept: commit them"
+        )
+    ordinal = 0 if log is None else log.runs_started
+    if log is not None:
+        log.runs_started += 1
     return Provenance(
         cell=text,
         cell_digest=text_digest(text),
@@ -118,9 +155,38 @@ def capture(
         lock_digest=text_digest("\n".join(packages)),
         python=platform.python_version(),
         platform=platform.platform(),
-        data={name: data_digest(value, name=name) for name, value in (data or {}).items()},
+        data=digests,
         seeds={**_torch_seed(), **{name: int(seed) for name, seed in (seeds or {}).items()}},
+        cells_failed=tuple(place for place, e in enumerate(executions[:-1]) if e.failed),
+        run_of_cell=ordinal,
+        code=code,
+        cwd=os.getcwd(),
+        sys_path=tuple(path or os.getcwd() for path in sys.path),
+        not_reproducible=tuple(dict.fromkeys(reasons)),
     )
+
+
+def _cell_reasons(executions: list[Any], needs: Iterable[str]) -> list[str]:
+    running = shell()
+    log = log_of(running)
+    if log is None:
+        return []
+    document = read_document(running)
+    return why_not(
+        executions, needs=needs, deleted=log.deleted, document=document, to_python=lambda text: log.to_python(text)
+    )
+
+
+def _data_digests(data: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Return the digests of what has one, and why the others cannot be recognised again."""
+    digests, reasons = {}, []
+    for name, value in data.items():
+        try:
+            digests[name] = data_digest(value, name=name)
+        except NoDigest as refused:
+            digests[name] = ""
+            reasons.append(f"the data it used cannot be recognised again: {refused.problem}")
+    return digests, reasons
 
 
 def session_cells() -> tuple[str, tuple[str, ...]]:
@@ -138,14 +204,15 @@ def text_digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else ""
 
 
-def _git(folder: Path) -> tuple[str, str, tuple[str, ...]]:
+def _git(folder: Path) -> tuple[str, str, str, tuple[str, ...]]:
     commit = _run_git(folder, "rev-parse", "HEAD")
     if commit is None:
-        return "", "", ()
+        return "", "", "", ()
+    top = (_run_git(folder, "rev-parse", "--show-toplevel") or "").strip()
     # A repository's own settings may name programs to run for a diff: none is run.
     diff = _run_git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--binary") or ""
     untracked = _run_git(folder, "ls-files", "--others", "--exclude-standard", "-z") or ""
-    return commit.strip(), diff, tuple(sorted(name for name in untracked.split("\0") if name))
+    return top, commit.strip(), diff, tuple(sorted(name for name in untracked.split("\0") if name))
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
@@ -165,6 +232,11 @@ def _changed(folder: str) -> int:
         return Path(folder or ".").stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def installed_packages() -> tuple[str, ...]:
+    """Return ``name==version`` of all packages that this process could import, sorted."""
+    return _packages(tuple((part, _changed(part)) for part in sys.path))
 
 
 @lru_cache(maxsize=1)

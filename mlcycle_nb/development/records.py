@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.store import Record
@@ -14,6 +14,9 @@ RunStatus = Literal["running", "finished", "failed", "killed"]
 
 PACKAGE_TAG = "mlcycle.package"
 """Tag of a registered version that carries the digest of its package."""
+
+PARENT_TAG = "parent"
+"""Tag of a version that was made from another one, such as by fine-tuning: that one's reference."""
 
 
 _ENDINGS: dict[str, RunStatus] = {"finished": "finished", "failed": "failed", "killed": "killed"}
@@ -38,6 +41,16 @@ class ModelExperiment:
         return f"experiment {self.name}"
 
 
+class Reproducible(NamedTuple):
+    """Whether a run can be made again, and in plain words why not."""
+
+    yes: bool
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.yes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Run:
     """One run as MLflow holds it now."""
@@ -51,6 +64,12 @@ class Run:
     parameters: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)  # the last value of each
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reproducible(self) -> Reproducible:
+        """Whether the notebook as it stood would give the run again, and if not, why."""
+        reasons = tuple(filter(None, self.tags.get("mlcycle.not_reproducible", "").split("\n")))
+        return Reproducible(self.tags.get("mlcycle.reproducible") == "true", reasons)
 
     @property
     def duration_seconds(self) -> float | None:
@@ -121,6 +140,12 @@ class RegisteredVersion(Record):
     def name(self) -> str:
         return self.model
 
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        run = () if self.run_id is None else (run_subject(self.run_id),)
+        parent = self.tags.get(PARENT_TAG)
+        return run if parent is None else (*run, f"{RegisteredVersion.KIND}:{parent}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAlias(Record):
@@ -136,6 +161,10 @@ class ModelAlias(Record):
     def name(self) -> str:
         return self.model
 
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        return (version_subject(self.model, self.number),)
+
 
 def version_id(model: str, number: int) -> str:
     """Return the id under which a version is stored: its reference."""
@@ -145,6 +174,16 @@ def version_id(model: str, number: int) -> str:
 def alias_id(model: str, alias: str) -> str:
     """Return the id under which an alias is stored: its reference."""
     return f"{model}@{alias}"
+
+
+def version_subject(model: str, number: int) -> str:
+    """Return the subject by which records refer to a version."""
+    return f"{RegisteredVersion.KIND}:{version_id(model, number)}"
+
+
+def run_subject(run_id: str) -> str:
+    """Return the subject by which records refer to a run."""
+    return f"run:{run_id}"
 
 
 def audit_subject(model: str, number: int) -> str:
