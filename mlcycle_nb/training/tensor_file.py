@@ -89,7 +89,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises
     ------
     IntegrityError
-        When it is not a file of that form.
+        When it is not a file of that form, or cannot be mapped.
     OSError
         When it cannot be read.
     """
@@ -98,5 +98,5 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
     try:
         return dict(load_file(path))
-    except SafetensorError as damage:
+    except (SafetensorError, RuntimeError) as damage:  # torch maps the file, and tells what failed as a RuntimeError
         raise IntegrityError(f"{path.name}: {damage}", where=path.parent.name) from damage
