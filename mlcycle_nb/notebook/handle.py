@@ -139,3 +139,9 @@ class Handle(Generic[R]):
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         panel = self.panel()
         return {"text/plain": repr(self)} if panel is None else panel._repr_mimebundle_(include, exclude)
+
+    def _ipython_display_(self) -> None:
+        panel = self.panel()
+        if panel is None:
+            raise NotImplementedError  # IPython then asks for the bundle
+        panel._ipython_display_()

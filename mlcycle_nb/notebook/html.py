@@ -20,6 +20,15 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#56B4E9",
     "#7f7f7f",
 )
+# For text: as far from the ground as the palette is not, on white here, on a dark theme as the live panel says.
+_INKS = {
+    BLUE: "var(--mlcycle-blue,#0072B2)",
+    ORANGE: "var(--mlcycle-orange,#8F6000)",
+    GREEN: "var(--mlcycle-green,#00734F)",
+    RED: "var(--mlcycle-red,#B84A00)",
+    PURPLE: "var(--mlcycle-purple,#A3487E)",
+    GREY: "var(--mlcycle-grey,#5F5F5F)",
+}
 MARKS = {
     "passed": ("✓", GREEN),
     "failed": ("✗", RED),
@@ -37,6 +46,14 @@ MARKS = {
     "rolled_back": ("↩", RED),
     "aborted": ("✗", RED),
     "stopped": ("■", GREY),
+    "stopping": ("■", ORANGE),
+    "recovering": ("↻", ORANGE),
+    "starting": ("…", GREY),
+    "silent": ("!", RED),
+    "lost": ("✗", RED),
+    "verified": ("✓", GREEN),
+    "damaged": ("✗", RED),
+    "ended": ("–", GREY),
 }
 _CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top"
 
@@ -44,6 +61,11 @@ _CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top"
 def escape(text: object) -> str:
     """Return `text` inert in HTML."""
     return _escape(str(text), quote=True)
+
+
+def ink(colour: str) -> str:
+    """Return what a style says for text in a colour of the palette: readable on light and on dark ground."""
+    return _INKS.get(colour, colour)
 
 
 class Markup(str):
@@ -57,7 +79,7 @@ def badge(status: object) -> Markup:
     word = str(status)
     mark, colour = MARKS.get(word, ("•", GREY))
     return Markup(
-        f'<span style="color:{colour};font-weight:600;white-space:nowrap">'
+        f'<span style="color:{ink(colour)};font-weight:600;white-space:nowrap">'
         f'<span aria-hidden="true">{mark}</span> {escape(word)}</span>'
     )
 

@@ -1,51 +1,62 @@
-"""Training curves: points in, Altair charts out."""
+"""Training curves: progress in, one chart for each metric out, training and validation together."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from mlcycle_nb.notebook.charts import styled
+from mlcycle_nb.notebook.charts import Line, line_chart
+from mlcycle_nb.notebook.html import BLUE, GREEN, RED, SKY
+from mlcycle_nb.training.progress import Progress
 
-Curve = Sequence[tuple[int, float]]
+MOST_CHARTS = 4
+_SIDE = re.compile(r"^(train|training|val|valid|validation|eval|test)_(?=.)")
+_SIDES = {"train": "training", "valid": "validation", "val": "validation", "eval": "evaluation"}
+_NOT_DRAWN = frozenset({"lr"})
 
 
-def curve_chart(curves: Mapping[str, Curve], *, title: str, y_title: str, marks: Sequence[int] = ()) -> Any:
-    """Return curves over steps, one colour a name.
+def families(progress: Progress) -> dict[str, list[str]]:
+    """Return the metrics by what they measure: ``loss`` of training and of validation belong into one chart."""
+    found: dict[str, list[str]] = {}
+    for name in ["loss", *sorted(progress.curves)]:
+        if name in _NOT_DRAWN or (name == "loss" and not progress.loss_curve()):
+            continue
+        members = found.setdefault(_SIDE.sub("", name), [])
+        if name not in members:
+            members.append(name)
+    return found
 
-    Parameters
-    ----------
-    curves : mapping of str to sequence of (int, float)
-        Values that are not finite are left out: the panel names them in words.
-    marks : sequence of int
-        Steps at which training was taken up again, drawn as thin vertical lines.
-    """
-    import altair as alt
 
-    rows = [
-        {"step": step, "value": round(value, 6), "curve": name}
-        for name, points in curves.items()
-        for step, value in points
-        if math.isfinite(value)
-    ]
-    encoding = {
-        "x": alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
-        "y": alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
-    }
-    if len(curves) > 1:
-        encoding["color"] = alt.Color("curve:N", title=None, sort=list(curves))
-    lines = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(point=len(rows) <= 60)
-        .encode(**encoding, tooltip=["curve:N", "step:Q", alt.Tooltip("value:Q", format=".4g")])
-    )
-    if not marks:
-        return styled(lines, title=title)
-    rules = (
-        alt.Chart(alt.Data(values=[{"step": step} for step in marks]))
-        .mark_rule(strokeDash=[4, 3], color="#7f7f7f")
-        .encode(x="step:Q", tooltip=[alt.Tooltip("step:Q", title="taken up again after step")])
-    )
-    layered = alt.layer(rules, lines).properties(width=420, height=180)
-    return styled(layered, title=title)
+def metric_charts(progress: Progress) -> Sequence[Any]:
+    """Return a chart for each of the first metrics, the loss before all."""
+    drawn = families(progress)
+    first = sorted(drawn, key=lambda family: (family != "loss", not progress.best_name.endswith(family), family))
+    return [_family_chart(family, drawn[family], progress) for family in first[:MOST_CHARTS]]
+
+
+def undrawn(progress: Progress) -> list[str]:
+    """Return the metrics for which there is no chart."""
+    drawn = families(progress)
+    first = sorted(drawn, key=lambda family: (family != "loss", not progress.best_name.endswith(family), family))
+    return [name for family in first[MOST_CHARTS:] for name in drawn[family]]
+
+
+def _family_chart(family: str, names: Sequence[str], progress: Progress) -> Any:
+    lines: dict[str, Line] = {}
+    for name in names:
+        points = progress.loss_curve() if name == "loss" else progress.curve(name)
+        best = progress.best_point() if name == progress.best_name else None
+        label, colour, dashed = _look(name)
+        lines[label] = Line(points, colour, dashed, best)
+    return line_chart(lines, title=family, y_title=family, x_title="optimizer step", breaks=progress.resumed)
+
+
+def _look(name: str) -> tuple[str, str, bool]:
+    found = _SIDE.match(name)
+    if found is None:
+        return (f"{name}, each step" if name == "loss" else name), BLUE, False
+    side = _SIDES.get(found[1], found[1])
+    if side == "training":
+        return "training, mean of the epoch", SKY, True
+    return side, RED if side == "validation" else GREEN, False

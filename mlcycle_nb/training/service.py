@@ -6,28 +6,33 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused, did_you_mean
 from mlcycle_nb.files import write_atomically
-from mlcycle_nb.training import carry
+from mlcycle_nb.training import carry, cell_sources
 from mlcycle_nb.training.cell import Cell, read_cell, resolve
 from mlcycle_nb.training.checkpoints import CheckpointRecord, CheckpointStore
-from mlcycle_nb.training.events import EventReader
+from mlcycle_nb.training.follow import JobFollower, ProgressReader
 from mlcycle_nb.training.job_folder import JobFolder, JobSpec
 from mlcycle_nb.training.launch import threads_for
-from mlcycle_nb.training.progress import Progress, apply_in_order
+from mlcycle_nb.training.logs import LOG_LINES, printed
 from mlcycle_nb.training.records import TrainingJob
 from mlcycle_nb.training.registration import register_job
+from mlcycle_nb.training.resume import resume
+from mlcycle_nb.training.script import Script, find_script
 from mlcycle_nb.training.submission import Param, TrainingOptions, check_model
 
 if TYPE_CHECKING:
     from mlcycle_nb.development.records import ModelVersion
     from mlcycle_nb.development.service import ModelDevelopmentManager
     from mlcycle_nb.training.handle import TrainingHandle
+    from mlcycle_nb.training.search.handle import SearchHandle
+    from mlcycle_nb.training.search.records import TrainingSearch
+    from mlcycle_nb.training.search.service import Searches
 
 _INSERT_TRIES = 20
 
@@ -67,6 +72,7 @@ class TrainingManager:
         keep_best: int = 1,
         max_restarts: int = 5,
         register: bool = False,
+        cell_number: int | None = None,
     ) -> TrainingHandle:
         """Run `source` in worker processes; attach when the same job is running already.
 
@@ -92,6 +98,8 @@ class TrainingManager:
             Crashes in a row that are recovered from.
         register : bool
             Package and register the model when the handle has been waited for.
+        cell_number : int, optional
+            The ``In [n]`` that tracebacks call the cell by.
 
         Returns
         -------
@@ -119,14 +127,76 @@ class TrainingManager:
         )
         cell = read_cell(source)
         names = resolve(cell, namespace or {})
-        stream, buffers = carry.pack(names)
-        data_digest = carry.digest(names)
-        job = self._new_job(model, cell, data_digest, options, register)
+        payload = carry.pack(names, lines=cell.free)
+        job = self._new_job(model, cell, carry.digest(names), options, register)
+        return self._start(job, cell, payload, options, cell_number=cell_number)
+
+    def train_script(
+        self,
+        model: str,
+        script: str | Path | None = None,
+        arguments: Sequence[str] = (),
+        *,
+        module: str | None = None,
+        register: bool = False,
+        **options: Any,
+    ) -> TrainingHandle:
+        """Run an unmodified training script, or a module, in worker processes; attach when it is running already.
+
+        The script is read now and runs as it is now, however often it is started again. ``Accelerator()`` in it finds
+        the process group of the job, and trackers named ``mlflow`` log to the job's run. After a crash it is started
+        from its beginning: resuming is its own matter, unless it trains with what it imports from
+        ``mlcycle_nb.training``.
+
+        Parameters
+        ----------
+        model : str
+            Name of the model that is trained.
+        script : str or Path, optional
+            A Python file.
+        arguments : sequence of str
+            What the script finds in ``sys.argv[1:]``.
+        module : str, optional
+            Dotted name of a module to run instead of a file.
+        register : bool
+            Package and register what it handed over with ``save_model``.
+        **options
+            As in `train_model`: ``processes``, ``device``, ``mixed_precision``, ``gradient_accumulation``,
+            ``max_restarts``; and what scripts see that use our loops: ``params``, ``epochs``, ``seed`` and the others.
+
+        Raises
+        ------
+        InvalidInput
+            When the script is no Python, or an option is unknown; no job is made.
+        NotFound
+            When there is no such file or module.
+        """
+        check_model(model)
+        known = {each.name for each in fields(TrainingOptions)}
+        for name in sorted(set(options) - known):
+            raise InvalidInput(f"unknown option {name!r}", remedy=did_you_mean(name, known))
+        chosen = TrainingOptions(**options)
+        found = find_script(script, module, arguments)
+        program = Cell(found.source, {})
+        job = self._new_job(model, program, found.call_digest, chosen, register)
+        job = replace(job, script=found.name, script_args=found.argv)
+        return self._start(job, program, carry.pack({}), chosen, script=found)
+
+    def _start(
+        self,
+        job: TrainingJob,
+        cell: Cell,
+        payload: tuple[bytes, list[memoryview]],
+        options: TrainingOptions,
+        *,
+        script: Script | None = None,
+        cell_number: int | None = None,
+    ) -> TrainingHandle:
         running = self._running(job)
         if running is not None:
             self._context.ensure_supervisor()  # it may have died, or never have started, since the job was made
             return self._handle(running.id, attached=True)
-        submitted, attached = self._submit(job, cell, (stream, buffers), options)
+        submitted, attached = self._submit(job, cell, payload, options, script, cell_number)
         self._context.ensure_supervisor()
         return self._handle(submitted.id, attached=attached)
 
@@ -145,6 +215,55 @@ class TrainingManager:
             "threads": threads_for(processes),
         }
 
+    def search(
+        self,
+        model: str,
+        source: str,
+        namespace: Mapping[str, Any] | None = None,
+        *,
+        space: Mapping[str, Any] | Sequence[str],
+        cell_number: int | None = None,
+        **options: Any,
+    ) -> SearchHandle:
+        """Train `source` with many hyperparameters, each as a job of its own; see `Searches.begin` for the options.
+
+        The same cell, data, space and seed are searched once: giving them again attaches to the search, takes it up
+        again when it was stopped or has failed, and goes on with it when more ``trials`` are asked for.
+
+        Parameters
+        ----------
+        model, source, namespace
+            As in `train_model`.
+        space : mapping or sequence
+            ``{"lr": "log:1e-4..1e-1", "hidden": [32, 64, 128]}``, or ``["lr=log:1e-4..1e-1", "hidden=32,64,128"]``.
+        **options
+            ``trials``, ``sampler``, ``pruner``, ``concurrent``, ``metric``, ``direction``, ``max_failures`` and
+            ``register``; and of `train_model` ``processes``, ``epochs``, ``params``, ``seed`` and the others.
+        """
+        return self.searches.begin(model, source, namespace or {}, space=space, cell_number=cell_number, **options)
+
+    def write_template(
+        self,
+        folder: JobFolder,
+        search: TrainingSearch,
+        cell: Cell,
+        payload: tuple[bytes, list[memoryview]],
+        options: TrainingOptions,
+        cell_number: int | None = None,
+    ) -> None:
+        """Write the folder that each trial of a search begins with."""
+        job = self._new_job(search.model, cell, search.data_digest, options, False)
+        spec = replace(self._spec(replace(job, id=search.id), options), cell_number=cell_number, trial=True)
+        spec = replace(spec, threads=threads_for(options.processes * search.concurrent))
+        _fill(folder, spec, cell, payload, _provenance(cell, options, search.data_digest, None))
+
+    @property
+    def searches(self) -> Searches:
+        """The searches over hyperparameters."""
+        from mlcycle_nb.training.search.service import Searches
+
+        return Searches(self._context, self)
+
     # -- read ------------------------------------------------------------------------------------------------
 
     def job(self, job: str) -> TrainingJob:
@@ -160,8 +279,9 @@ class TrainingManager:
         raise NotFound("there is no such training job", value=job, remedy=did_you_mean(job, known) + listed)
 
     def jobs(self, model: str | None = None) -> list[TrainingJob]:
-        """Return jobs, newest first."""
-        return self._context.store.find(TrainingJob, name=model)
+        """Return jobs, newest first; those of a search's trials only by the search's id."""
+        found = self._context.store.find(TrainingJob, name=model)
+        return [job for job in found if model is not None or not job.search]
 
     def attach(self, job: str) -> TrainingHandle:
         """Return the handle of a job, from any kernel."""
@@ -175,18 +295,20 @@ class TrainingManager:
         """Return the committed checkpoints of a job, newest first."""
         return CheckpointStore(self._folder(self.job(job).id).checkpoints).records()
 
-    def logs(self, job: str, *, rank: int | None = None, lines: int = 200) -> str:
-        """Return the end of what the workers printed: at most `lines` lines and 64 KiB."""
-        folder, record = self._folder(self.job(job).id), self.job(job)
-        ranks = range(record.processes) if rank is None else [rank]
-        if rank is not None and not 0 <= rank < record.processes:
-            raise InvalidInput(f"the job has ranks 0 to {record.processes - 1}", value=rank)
-        shown = []
-        for number in ranks:
-            text = _tail(folder.output_of(number), lines)
-            if text:
-                shown.append(text if len(ranks) == 1 else f"-- rank {number} --\n{text}")
-        return "\n".join(shown)
+    def follow(self, job: str) -> JobFollower:
+        """Return what follows a job from outside: progress, signs of life, checkpoints, printed lines."""
+        return JobFollower(self._folder(self.job(job).id))
+
+    def logs(self, job: str, *, rank: int | None = None, lines: int = LOG_LINES) -> str:
+        """Return the end of what the workers printed, made plain: at most `lines` lines and 64 KiB of each rank.
+
+        Raises
+        ------
+        InvalidInput
+            When there is no such rank, or `lines` is no whole number from 1 to 10,000.
+        """
+        record = self.job(job)
+        return printed(self._folder(record.id), record.processes, rank=rank, lines=lines)
 
     # -- act -------------------------------------------------------------------------------------------------
 
@@ -210,6 +332,27 @@ class TrainingManager:
                 asked = replace(record, stop_requested_at=self._context.clock.now())
         self._context.ensure_supervisor()
         return asked
+
+    def resume(self, job: str) -> TrainingHandle:
+        """Take up a job that was stopped or has failed, from its newest checkpoint; return its handle.
+
+        Raises
+        ------
+        Refused
+            When the job is running, or has finished.
+        Conflict
+            When the same cell is running already in another job.
+        """
+        record = self.job(job)
+        known = self.checkpoints(record.id)
+        resumed = resume(self._context, record, self._folder(record.id), known[0].step if known else None)
+        self._context.ensure_supervisor()
+        return self._handle(resumed.id, attached=True)
+
+    def tend(self, job: str) -> None:
+        """Bring back the supervisor of a job that is not over, should it have been killed."""
+        if self.job(job).active:
+            self._context.revive_supervisor()
 
     def register(
         self,
@@ -269,10 +412,10 @@ class TrainingManager:
             seed=options.seed,
             max_restarts=options.max_restarts,
             register=register,
-            experiment=self._experiment(model),
+            experiment=self.experiment(model),
         )
 
-    def _experiment(self, model: str) -> str:
+    def experiment(self, model: str) -> str:
         """Return the experiment that was selected in this kernel, else one of the model's name."""
         from mlcycle_nb.development.service import DEFAULT_EXPERIMENT
 
@@ -284,14 +427,20 @@ class TrainingManager:
         return next((other for other in active if other.lock_key == job.lock_key), None)
 
     def _submit(
-        self, job: TrainingJob, cell: Cell, payload: tuple[bytes, list[memoryview]], options: TrainingOptions
+        self,
+        job: TrainingJob,
+        cell: Cell,
+        payload: tuple[bytes, list[memoryview]],
+        options: TrainingOptions,
+        script: Script | None = None,
+        cell_number: int | None = None,
     ) -> tuple[TrainingJob, bool]:
         """Write the job's folder, then its record: a record never names a folder that is not whole.
 
         Returns the job and whether it is one that another client submitted first.
         """
         jobs = self._context.folder("training", "jobs")
-        origin = _provenance(cell, options, job.data_digest)
+        origin = _provenance(cell, options, job.data_digest, script)
         for _ in range(_INSERT_TRIES):
             named = replace(job, id=self._free_id(jobs, job.model))
             folder = JobFolder(jobs / named.id)
@@ -300,11 +449,11 @@ class TrainingManager:
             except FileExistsError:  # another client took this number
                 continue
             try:
-                folder.make()
-                carry.write(folder.payload, *payload)
-                write_atomically(folder.cell, cell.source)
-                folder.write_spec(self._spec(named, options))
-                write_atomically(folder.provenance, origin)
+                spec = replace(self._spec(named, options), cell_number=cell_number)
+                if script is not None:
+                    spec = replace(spec, script_kind=script.kind, script=script.name)
+                    spec = replace(spec, script_path=script.path, script_args=list(script.argv))
+                _fill(folder, spec, cell, payload, origin)
                 with self._context.store.transaction(actor=self._context.actor) as transaction:
                     detail = {"model": job.model, "cell": job.cell_digest, "data": job.data_digest}
                     return transaction.insert(named, event="training.submitted", detail=detail), False
@@ -350,34 +499,24 @@ class TrainingManager:
         return TrainingHandle(self, job, attached=attached, sustain=self._context.revive_supervisor)
 
 
-def _provenance(cell: Cell, options: TrainingOptions, data_digest: str) -> str:
+def _fill(
+    folder: JobFolder, spec: JobSpec, cell: Cell, payload: tuple[bytes, list[memoryview]], origin: str
+) -> None:
+    """Write everything that workers need into a folder."""
+    folder.make()
+    carry.write(folder.payload, *payload)
+    cell_sources.write(folder.payload, payload[0])
+    write_atomically(folder.cell, cell.source)
+    folder.write_spec(spec)
+    write_atomically(folder.provenance, origin)
+
+
+def _provenance(cell: Cell, options: TrainingOptions, data_digest: str, script: Script | None) -> str:
     """Capture where the job comes from here: the supervisor, which starts the run, does not know the notebook."""
     from mlcycle_nb.development import provenance
 
     running, _ = provenance.session_cells()
-    origin = provenance.capture(cell=None if running else cell.source, seeds={"training": options.seed})
-    return replace(origin, data={"notebook": f"sha256:{data_digest}"}).to_json()
-
-
-class ProgressReader:
-    """Follows one job's events; each look reads only what is new."""
-
-    def __init__(self, folder: JobFolder) -> None:
-        self._reader = EventReader(folder.events)
-        self._progress = Progress()
-
-    def read(self) -> Progress:
-        """Return the progress as of now."""
-        apply_in_order(self._progress, list(self._reader.read()))
-        return self._progress
-
-
-def _tail(path: Path, lines: int, limit: int = 65_536) -> str:
-    try:
-        with path.open("rb") as source:
-            size = source.seek(0, os.SEEK_END)
-            source.seek(max(0, size - limit))
-            text = source.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
+    verbatim = None if running and script is None else cell.source
+    origin = provenance.capture(cell=verbatim, seeds={"training": options.seed})
+    name = "notebook" if script is None else "script_call"
+    return replace(origin, data={name: f"sha256:{data_digest}"}).to_json()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from mlcycle_nb.training.ownership import die_with_parent
+from mlcycle_nb.training.heartbeat import Heart
+from mlcycle_nb.training.ownership import die_with_parent, leave
 
 
 def main() -> int:
@@ -23,35 +22,46 @@ def main() -> int:
     arguments = parser.parse_args()
     rank = int(os.environ.get("RANK", "0"))
     _redirect_output(arguments.folder, rank)
+    heart = Heart(arguments.folder, rank, arguments.attempt).start()
     try:
         return _run(arguments.folder, arguments.attempt, rank)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        heart.stop()
 
 
 def _run(path: Path, attempt: int, rank: int) -> int:
     # Imported here: the death of the launcher has to be noticed before torch is loaded, which takes a second.
-    from mlcycle_nb.training import faults
+    from mlcycle_nb.training import cell_sources, faults
     from mlcycle_nb.training.job_folder import JobFolder
-    from mlcycle_nb.training.session import StopTraining, TrainingSession
+    from mlcycle_nb.training.session import PruneTraining, StopTraining, TrainingSession
+    from mlcycle_nb.training.stop_watch import StopWatch
 
     folder = JobFolder(path)
     spec = folder.read_spec()
     cell_name = f"<train {spec.model}>"
     os.chdir(spec.cwd if os.path.isdir(spec.cwd) else path)
     sys.path[:] = [*dict.fromkeys([*spec.sys_path, *sys.path])]
+    if spec.script_kind:
+        from mlcycle_nb.training import script_worker
+
+        return script_worker.run(folder, spec, attempt, rank)
+    watch = StopWatch(folder, rank=rank, attempt=attempt, grace_seconds=spec.grace_seconds).listen()
     session = None
     try:
         accelerator = _form_group(folder, spec, attempt, rank)
         session = TrainingSession(folder, spec, accelerator, attempt)
-        _heed_stops(session)
+        watch.attach(session)
+        if session.rehearsal is not None:
+            session.rehearsal.begin()
         outcome = _run_cell(session, cell_name)
-    except StopTraining:
+    except StopTraining as ended:
         assert session is not None  # only a session's calls raise it
-        outcome = "stopped"
+        outcome = "pruned" if isinstance(ended, PruneTraining) else "stopped"
     except BaseException as error:  # the cell may raise anything, KeyboardInterrupt and SystemExit included
-        document = faults.describe(error, cell_name, rank)
+        labels = {cell_name: cell_sources.label(spec.cell_number), **cell_sources.remember(folder.payload)}
+        document = faults.describe(error, cell_name, rank, labels=labels)
         faults.write_error(folder.error_of(attempt, rank), document)
         print(document["traceback"], file=sys.stderr, flush=True)
         if session is not None:
@@ -65,6 +75,8 @@ def _close(folder: Any, session: Any, attempt: int, outcome: str) -> int:
     from mlcycle_nb.files import write_atomically
 
     session.checkpointer.wait()
+    if session.rehearsal is not None:
+        session.rehearsal.report()
     if session.main:
         session.events.write(outcome, step=session.step, epoch=session.epoch)
     session.accelerator.wait_for_everyone()
@@ -76,7 +88,7 @@ def _close(folder: Any, session: Any, attempt: int, outcome: str) -> int:
 
 
 def _run_cell(session: Any, cell_name: str) -> str:
-    from mlcycle_nb.training import carry, faults, random_state
+    from mlcycle_nb.training import ambient, carry, faults, random_state
     from mlcycle_nb.training.toolbox import Toolbox
 
     source = session.folder.cell.read_text()
@@ -84,7 +96,9 @@ def _run_cell(session: Any, cell_name: str) -> str:
     random_state.seed_everything(session.spec.seed)
     namespace = carry.read(session.folder.payload)
     random_state.seed_everything(session.spec.seed)  # unpickling may draw numbers
-    namespace |= Toolbox(session).names()
+    toolbox = Toolbox(session)
+    ambient.provide(lambda: toolbox)  # for functions in modules that the cell calls
+    namespace |= toolbox.names()
     namespace |= {"__name__": "__main__", "__file__": cell_name}
     exec(compile(source, cell_name, "exec"), namespace)
     return "finished"
@@ -158,24 +172,12 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _heed_stops(session: Any) -> None:
-    """Have a signal, or the stop request in the job's folder, ask for a checkpoint and a clean end.
+def heed_stops(session: Any) -> None:
+    """Have a signal, or the stop request in the job's folder, ask for a checkpoint and a clean end."""
+    from mlcycle_nb.training.stop_watch import StopWatch
 
-    The request is a file because a signal to the process group also ends the data workers, and with them the training.
-    """
-
-    def ask(number: int, frame: Any) -> None:
-        session.stop_asked = True
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, ask)
-
-    def watch() -> None:
-        while not session.folder.stop_request.exists():
-            time.sleep(0.2)
-        session.stop_asked = True
-
-    threading.Thread(target=watch, name="stop-watch", daemon=True).start()
+    grace = session.spec.grace_seconds
+    StopWatch(session.folder, rank=session.rank, attempt=session.attempt, grace_seconds=grace).listen().attach(session)
 
 
 def _redirect_output(folder: Path, rank: int) -> None:
@@ -188,4 +190,4 @@ def _redirect_output(folder: Path, rank: int) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(main())
+    leave(main())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -143,69 +144,109 @@ class TestLiveFace:
         assert bundle["text/plain"] == "step 0"
 
     def test_it_follows_the_state(self, panel: StepPanel) -> None:
-        """Text and chart; the chart's widget stays the same, so that it does not flicker."""
-        html, _, _, charts = panel.widget().children
-        chart = charts.children[0]
+        """Text and chart; the page is told what changed, and not the specification again."""
+        widget, sent = watched(panel)
         panel.state.step = 4
-        until(lambda: "step 4" in html.value, "the new step is shown")
-        until(lambda: len(chart.spec["data"]["values"]) == 5, "the chart has the new points")
+        until(lambda: "step 4" in widget.state["before"], "the new step is shown")
 
-        assert charts.children == (chart,)
+        assert widget.state["charts"][0]["data"]["rows0"]["rows"] == [[x, x] for x in range(5)]
+        (told,) = [message for message in sent if "data" in message]
+        assert told["data"] == [[0, {"rows0": {"add": [[1, [[1, 1], [2, 2], [3, 3], [4, 4]]]]}}]]
+        assert "charts" not in told
         panel.state.step = 9
-        until(lambda: charts.children == (), "a chart that is no more goes")
+        until(lambda: widget.state["charts"] == [], "a chart that is no more goes")
+
+    def test_nothing_is_sent_while_nothing_happens(self, panel: StepPanel) -> None:
+        """However often it looks."""
+        _, sent = watched(panel)
+        looks: list[int] = []
+        panel.tend = lambda: looks.append(1)  # type: ignore[method-assign]
+        panel.live()._tended_at = 0.0
+        until(lambda: looks, "it looked")
+
+        assert sent == []
 
     def test_it_stops_reading_when_all_is_over(self, panel: StepPanel) -> None:
-        """The thread ends by itself."""
+        """The thread ends by itself, and what is saved in the notebook is the last picture."""
+
+        class Display:
+            updates: ClassVar[list[Any]] = []
+
+            def update(self, bundle: Any, raw: bool) -> None:
+                self.updates.append((bundle, raw))
+
         panel.widget()
-        panel.state.over = True
+        panel.live().displayed(Display())
+        panel.state.step, panel.state.over = 7, True
         until(lambda: "panel-refresh" not in {t.name for t in threading.enumerate()}, "the refreshing ends")
+        ((bundle, raw),) = Display.updates
+
+        assert raw
+        assert bundle["text/plain"] == "step 7"
+        assert "step 7" in bundle["text/html"]
 
     def test_a_state_that_cannot_be_read_is_said(self, panel: StepPanel) -> None:
         """And tried again."""
-        html, _, message, _ = panel.widget().children
+        widget, _ = watched(panel)
         panel.state.broken = True
-        until(lambda: "cannot be refreshed: OSError" in message.value, "the trouble is said")
+        until(lambda: "cannot be refreshed: OSError" in widget.state["message"], "the trouble is said")
         panel.state.step, panel.state.broken = 1, False
-        until(lambda: "step 1" in html.value, "it goes on")
+        until(lambda: "step 1" in widget.state["before"], "it goes on")
+
+        assert widget.state["message"] == ""
 
     def test_a_button_acts_and_says_so(self, panel: StepPanel) -> None:
         """It does what the magic of the same name does."""
-        _, buttons, message, _ = panel.widget().children
-        buttons.children[0].click()
+        widget, _ = watched(panel)
+        press(widget, "promote")
 
         assert panel.state.pressed == ["first"]
-        assert message.value == "<i>promote: asked for</i>"
+        assert widget.state["message"] == "<i>promote: asked for</i>"
 
     def test_a_button_acts_on_the_state_shown_now(self, panel: StepPanel) -> None:
         """Not on the one of when it was drawn: the next rollout has the same buttons."""
-        _, buttons, _, _ = panel.widget().children
-        drawn = buttons.children[0]
+        widget, _ = watched(panel)
         panel.state.target = "second"
 
-        def press() -> bool:
-            drawn.click()
+        def means_the_second() -> bool:
+            press(widget, "promote")
             return panel.state.pressed[-1] == "second"
 
-        until(press, "the button means the second")
-        assert buttons.children == (drawn,)
+        until(means_the_second, "the button means the second")
 
     def test_a_refusal_is_shown_inert(self, panel: StepPanel) -> None:
         """In the panel, as one line."""
         panel.state.target = "refused"
-        _, buttons, message, _ = panel.widget().children
-        buttons.children[0].click()
+        widget, _ = watched(panel)
+        press(widget, "promote")
 
-        assert message.value == "<b>MLC-400: no &lt;i&gt; - ask</b>"
+        assert widget.state["message"] == "<b>MLC-400: no &lt;i&gt; - ask</b>"
 
     def test_buttons_come_and_go(self, panel: StepPanel) -> None:
         """A button pressed in the instant after its action has gone does nothing."""
-        _, buttons, _, _ = panel.widget().children
-        old = buttons.children[0]
+        widget, _ = watched(panel)
         panel.state.labels = ("abort",)
-        until(lambda: [b.description for b in buttons.children] == ["abort"], "the other button is there")
-        old.click()
+        until(lambda: widget.state["buttons"] == [["abort", ""]], "the other button is there")
+        press(widget, "promote")
 
         assert panel.state.pressed == []
+
+    def test_a_button_brings_a_panel_back_to_life(self, panel: StepPanel) -> None:
+        """What was over goes on, and the panel with it."""
+        widget, _ = watched(panel)
+        panel.state.over = True
+        until(lambda: "panel-refresh" not in {t.name for t in threading.enumerate()}, "the refreshing ends")
+        panel.state.over = False
+        press(widget, "promote")
+        panel.state.step = 5
+        until(lambda: "step 5" in widget.state["before"], "it follows again")
+
+    def test_a_page_that_missed_something_gets_all(self, panel: StepPanel) -> None:
+        """As after a reload in the middle of a change."""
+        widget, sent = watched(panel)
+        widget._handle_custom_msg({"ask": "full"}, [])
+
+        assert sent == [{"full": widget.state}]
 
     def test_closing_ends_the_refreshing_and_a_new_one_can_be_made(self, panel: StepPanel) -> None:
         """As after a reload."""
@@ -213,3 +254,16 @@ class TestLiveFace:
         panel.close()
 
         assert panel.widget() is not first
+
+
+def watched(panel: StepPanel) -> tuple[Any, list[dict[str, Any]]]:
+    """Return the live widget and what it sends from now on."""
+    sent: list[dict[str, Any]] = []
+    widget = panel.widget()
+    widget.send = lambda content, buffers=None: sent.append(json.loads(json.dumps(content)))
+    return widget, sent
+
+
+def press(widget: Any, label: str) -> None:
+    """Do what the page does when the button is clicked."""
+    widget._handle_custom_msg({"press": label}, [])

@@ -11,7 +11,8 @@ import pytest
 from mlcycle_nb.context import Context
 from mlcycle_nb.development.service import ModelDevelopmentManager
 from mlcycle_nb.errors import InvalidInput, NotFound, Refused
-from mlcycle_nb.training.charts import curve_chart
+from mlcycle_nb.notebook.charts import Line, line_chart
+from mlcycle_nb.notebook.live_view import split_chart
 from mlcycle_nb.training.events import EventWriter
 from mlcycle_nb.training.job_folder import JobFolder
 from mlcycle_nb.training.listing import JobList
@@ -32,7 +33,7 @@ def job(context: Context) -> TrainingJob:
     now = context.clock.now()
     folder = JobFolder(context.folder("training", "jobs") / "digits-1")
     folder.make()
-    for rank in (0, 1):
+    for rank in (1, 0):
         writer = EventWriter(folder.events_of(rank), rank=rank, attempt=2)
         if rank == 0:
             writer.write("started", world=2, device="cpu")
@@ -95,33 +96,47 @@ def test_html_is_inert_and_labelled(training: TrainingManager, job: TrainingJob,
 
 
 def test_charts(training: TrainingManager, job: TrainingJob) -> None:
-    """Loss over steps, the mean of the ranks, with a mark where training was taken up again."""
+    """One chart a metric, training and validation together, the best marked, the place of the recovery too."""
     panel = TrainingPanel(training, job.id)
-    loss, metrics = (chart.to_dict() for chart in panel.charts(panel.snapshot()))
-    rules, lines = loss["layer"]
+    loss, accuracy = (split_chart(chart) for chart in panel.charts(panel.snapshot()))
+    breaks, lines, best = (table["rows"] for table in loss[1].values())
 
-    assert [row["step"] for row in rules["data"]["values"]] == [20]
-    rows = [row for row in lines["data"]["values"] if row["curve"] == "loss"]
-    assert rows[0] == {"step": 1, "value": 1.5, "curve": "loss"}
-    assert {row["curve"] for row in metrics["layer"][1]["data"]["values"]} == {"val_accuracy"}
+    assert breaks == [[20]]
+    assert lines[0] == [1, 1.5, "loss, each step"]
+    assert [row[2] for row in lines if row[0] == 20][1:] == ["training, mean of the epoch", "validation"]
+    assert best == [[20, 0.5, "validation", "best 0.5"]]
+    assert accuracy[0]["title"] == "accuracy"
+    assert [row[1:] for row in accuracy[1]["rows1"]["rows"]] == [[0.9, "validation"]]
+
+
+def test_a_single_line_has_its_name_and_the_axes_theirs() -> None:
+    """A chart with one line says what it shows; nothing is called "value"."""
+    drawn = line_chart({"f1": Line([(1, 0.5)])}, title="f1", y_title="f1", x_title="optimizer step").to_dict()
+    (line,) = [layer for layer in drawn["layer"] if layer.get("mark", {}).get("type") == "line"]
+
+    assert line["encoding"]["color"]["scale"]["domain"] == ["f1"]
+    assert line["encoding"]["color"]["legend"]["orient"] == "top"
+    assert line["encoding"]["y"]["title"] == "f1"
+    assert line["encoding"]["x"]["title"] == "optimizer step"
 
 
 def test_charts_leave_out_what_is_not_finite() -> None:
     """NaN has no place on an axis, and no spelling in JSON."""
-    drawn = curve_chart({"loss": [(1, 0.5), (2, float("nan")), (3, float("inf"))]}, title="loss", y_title="loss")
+    points = [(1, 0.5), (2, float("nan")), (3, float("inf"))]
+    _, tables = split_chart(line_chart({"loss": Line(points)}, title="loss", y_title="loss"))
 
-    assert [row["step"] for row in drawn.to_dict()["data"]["values"]] == [1]
+    assert tables["rows1"]["rows"] == [[1, 0.5, "loss"]]
 
 
 def test_actions(training: TrainingManager, job: TrainingJob, context: Context) -> None:
-    """A running job can be stopped; one that is stopping, or has ended, cannot."""
+    """A running job can be stopped; one that was stopped can be taken up again."""
     panel = TrainingPanel(training, job.id)
     assert [action.label for action in panel.actions(panel.snapshot())] == ["Stop"]
     assert not panel.finished(panel.snapshot())
     with context.store.transaction(actor="tester") as transaction:
         transaction.update(replace(job, phase="stopped"), event="training.stopped")
 
-    assert panel.actions(panel.snapshot()) == ()
+    assert [action.label for action in panel.actions(panel.snapshot())] == ["Resume"]
     assert panel.finished(panel.snapshot())
     with pytest.raises(Refused, match="has stopped already"):
         training.stop(job.id)

@@ -15,7 +15,7 @@ from mlcycle_nb.training import random_state, state_tree
 from mlcycle_nb.training.agreement import Agreement
 from mlcycle_nb.training.events import EventReader, EventWriter
 from mlcycle_nb.training.faults import classify
-from mlcycle_nb.training.progress import Progress, thin
+from mlcycle_nb.training.progress import Progress
 from mlcycle_nb.training.session import NonFinite, Params
 from mlcycle_nb.training.submission import TrainingOptions, parse_params
 from mlcycle_nb.training.tracking import metric_rows, newer
@@ -83,10 +83,6 @@ class TestProgress:
 
         assert progress.eta_seconds == pytest.approx(15 * 2 / 4)
         assert progress.throughput == pytest.approx(16 * 2 / 2)
-
-    def test_thin_keeps_both_ends(self) -> None:
-        """A long curve is shown with few points."""
-        assert thin(list(range(1000)), 5) == [0, 250, 500, 749, 999]
 
 
 class TestMetrics:
