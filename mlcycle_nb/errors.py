@@ -198,9 +198,24 @@ class EngineError(MLCycleError, RuntimeError):
 
 
 class JobFailed(MLCycleError, RuntimeError):
-    """The user's own code failed in a job outside the kernel."""
+    """The user's own code failed in a job outside the kernel.
+
+    Parameters
+    ----------
+    traceback : str
+        Of the user's code in the job, shown above the line in a notebook.
+    """
 
     code = "MLC-710"
+
+    def __init__(
+        self, problem: str, *, value: object = UNSET, where: str = "", remedy: str = "", traceback: str = ""
+    ) -> None:
+        self.traceback = traceback
+        super().__init__(problem, value=value, where=where, remedy=remedy)
+
+    def _render_traceback_(self) -> list[str]:
+        return [*(inert(line) for line in self.traceback.splitlines()), *super()._render_traceback_()]
 
 
 class StoreError(MLCycleError, RuntimeError):

@@ -38,8 +38,15 @@ _REMEDIES = {
 }
 
 
-def pack(names: Mapping[str, Any]) -> tuple[bytes, list[memoryview]]:
+def pack(names: Mapping[str, Any], *, lines: Mapping[str, int] | None = None) -> tuple[bytes, list[memoryview]]:
     """Return the pickle stream of `names` and its large buffers.
+
+    Parameters
+    ----------
+    names : mapping
+        Name -> object.
+    lines : mapping, optional
+        Name -> line of the cell where it is used first, for the message.
 
     Raises
     ------
@@ -49,7 +56,7 @@ def pack(names: Mapping[str, Any]) -> tuple[bytes, list[memoryview]]:
     try:
         return _dump(dict(names))
     except Exception as failure:  # __reduce__ of foreign objects raises anything
-        raise _name_the_culprits(names, failure) from failure
+        raise _name_the_culprits(names, failure, lines or {}) from failure
 
 
 def digest(names: Mapping[str, Any]) -> str:
@@ -171,7 +178,7 @@ def _class_trackers() -> list[bytes]:
     return [str(tracker).encode() for tracker in list(trackers.values())]
 
 
-def _name_the_culprits(names: Mapping[str, Any], failure: Exception) -> InvalidInput:
+def _name_the_culprits(names: Mapping[str, Any], failure: Exception, lines: Mapping[str, int]) -> InvalidInput:
     problems, remedies = [], []
     for name, value in names.items():
         reason = _why_not(value)
@@ -179,7 +186,8 @@ def _name_the_culprits(names: Mapping[str, Any], failure: Exception) -> InvalidI
             part = _guilty_part(value)
             blamed = value if part is None else part[1]
             via = "" if part is None else f" uses {part[0]!r},"
-            problems.append(f"{name!r}{via} a {_type_name(blamed)} ({reason})")
+            line = f" (line {lines[name]})" if name in lines else ""
+            problems.append(f"{name!r}{line}{via} a {_type_name(blamed)} ({reason})")
             remedies.append(_remedy(blamed))
     if not problems:  # each alone can be carried, all together not: the first failure is all there is to say
         problems = [f"{', '.join(map(repr, names))} together ({_short(failure)})"]

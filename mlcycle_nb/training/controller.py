@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from mlcycle_nb.training import decide
 from mlcycle_nb.training.checkpoints import CheckpointStore
 from mlcycle_nb.training.decide import JobObservation
 from mlcycle_nb.training.events import EventReader
+from mlcycle_nb.training.failures import read_failures
 from mlcycle_nb.training.job_folder import JobFolder, read_document
 from mlcycle_nb.training.launch import plan_launch, process_name
 from mlcycle_nb.training.records import Failure, Restart, TrainingJob
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from mlcycle_nb.development.service import ModelDevelopmentManager
 
 _COLLECT_SECONDS = 1.0
+_RUN_STATUS = {"stopped": "killed", "pruned": "finished"}
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
@@ -72,7 +75,7 @@ class TrainingController:
         newest = CheckpointStore(folder.checkpoints).records()
         return JobObservation(
             outcome=None if outcome is None else str(outcome["outcome"]),
-            failures=_failures(folder, record),
+            failures=read_failures(folder, record.attempt, record.processes),
             unread_events=unread,
             checkpoint_step=newest[0].step if newest else None,
             out_of_memory=_memory_kills() > self._observed(record).get("memory_kills", _memory_kills()),
@@ -110,7 +113,11 @@ class TrainingController:
                 for left in folder.run.glob(f"*-{attempt}"):
                     left.unlink()
             plan = plan_launch(folder, folder.read_spec(), attempt)
-            self._context.processes.ensure(name, plan.argv, env=plan.env, cwd=folder.path, log=folder.launcher_log)
+            env = dict(plan.env)
+            if record.script:  # its trackers log to our run, which has to be there before they look for it
+                record = self._with_run(record)
+                env |= self._tracking_env(record)
+            self._context.processes.ensure(name, plan.argv, env=env, cwd=folder.path, log=folder.launcher_log)
         crash_point("training.after_launch")
         self._context.store.observe(TrainingJob, record.id, memory_kills=_memory_kills())
         now = self._context.clock.now()
@@ -166,7 +173,7 @@ class TrainingController:
         folder, seen = job_folder(self._context, record.id), self._observed(record)
         if record.attempt:
             record = self._with_run(record)
-            self._development.end_run(str(record.run_id), "killed" if phase == "stopped" else phase)
+            self._development.end_run(str(record.run_id), _RUN_STATUS.get(phase, phase))
         handed_over = (folder.result / "result.json").exists()
         registered, registration_error = None, ""
         if record.register and phase == "finished":
@@ -200,13 +207,27 @@ class TrainingController:
         folder = job_folder(self._context, record.id)
         origin = Provenance.from_json(folder.provenance.read_text())
         tags = {"training.job": record.id}
+        if record.parent_run is not None:
+            tags |= {"mlflow.parentRunId": record.parent_run, "training.search": record.search}
+        if record.script:
+            tags |= {"training.script": record.script, "training.script_args": shlex.join(record.script_args)}
         run = self._development.start_run(
             record.experiment or record.model, run_name=record.id, tags=tags, current=False, origin=origin
         )
         named = {"processes": record.processes, "epochs": record.epochs, "seed": record.seed}
+        if record.script:  # a script logs its own, and MLflow refuses a second value for a name such as `seed`
+            named = {}
         run.log_hyperparameters({**record.params, **named})
         with self._context.store.transaction(actor=self._context.actor) as transaction:
             return transaction.update(replace(record, run_id=run.id), event="training.tracked", detail={"run": run.id})
+
+    def _tracking_env(self, record: TrainingJob) -> dict[str, str]:
+        """Return the variables by which Accelerate's MLflow tracker, and MLflow itself, find the job's run."""
+        return {
+            "MLFLOW_TRACKING_URI": self._development.tracking.uri,
+            "MLFLOW_RUN_ID": str(record.run_id),
+            "MLFLOW_EXPERIMENT_NAME": record.experiment or record.model,
+        }
 
     def _store(self, record: TrainingJob, event: str, detail: dict[str, Any]) -> None:
         with self._context.store.transaction(actor=self._context.actor) as transaction:
@@ -223,19 +244,6 @@ class TrainingController:
                 if b"\n" in source.read(1_048_576):
                     return True
         return False
-
-
-def _failures(folder: JobFolder, record: TrainingJob) -> tuple[Failure, ...]:
-    found = []
-    for rank in range(record.processes):
-        try:
-            document = read_document(folder.error_of(record.attempt, rank))
-        except (ValueError, MLCycleError):
-            continue
-        if document is not None:
-            names = ("kind", "message", "rank", "line", "source")
-            found.append(Failure(**{name: document[name] for name in names}))
-    return tuple(found)
 
 
 def _memory_kills() -> int:

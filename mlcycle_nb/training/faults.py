@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import linecache
-import traceback
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.files import write_atomically
 from mlcycle_nb.training.session import NonFinite
+from mlcycle_nb.training.tracebacks import format_error, users_frame
 
 _TRACEBACK_LIMIT = 20_000
 _PEER_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "process group", "broken pipe")
@@ -41,19 +42,34 @@ def classify(error: BaseException) -> str:
     return "user"
 
 
-def describe(error: BaseException, cell_name: str, rank: int) -> dict[str, Any]:
-    """Return what the notebook shows of an error: one line, the cell's own line, the rank, and the cell's traceback."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == cell_name]
-    last = frames[-1] if frames else None
+def describe(
+    error: BaseException, own: str, rank: int, *, file: str = "", labels: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what the notebook shows of an error: one line, the user's own line, the rank, and the traceback.
+
+    Parameters
+    ----------
+    error : BaseException
+    own : str
+        File name of the cell or script, as its code objects have it.
+    rank : int
+    file : str
+        What to call a script; empty for a cell.
+    labels : mapping, optional
+        File name -> what to call it, for the cells among them.
+    """
+    last = users_frame(error, own)
     message = str(error) if isinstance(error, MLCycleError) else f"{type(error).__name__}: {error}"
     return {
         "kind": classify(error),
         "rank": rank,
+        "time": time.time(),
         "type": type(error).__name__,
         "message": " ".join(message.split())[:1000],
         "line": None if last is None else last.lineno,
-        "source": "" if last is None else (last.line or "").strip(),
-        "traceback": _own_traceback(error, cell_name)[-_TRACEBACK_LIMIT:],
+        "source": "" if last is None else (last.line or "").strip()[:200],
+        "file": file,
+        "traceback": format_error(error, own, labels or {}, rank=rank)[-_TRACEBACK_LIMIT:],
     }
 
 
@@ -65,11 +81,3 @@ def write_error(path: Path, document: dict[str, Any]) -> None:
 def remember_source(name: str, source: str) -> None:
     """Let tracebacks show the lines of a cell that is in no file."""
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-
-
-def _own_traceback(error: BaseException, cell_name: str) -> str:
-    """Return the traceback from the cell's first frame on: what called the cell is ours and says nothing."""
-    start: TracebackType | None = error.__traceback__
-    while start is not None and start.tb_frame.f_code.co_filename != cell_name:
-        start = start.tb_next
-    return "".join(traceback.format_exception(type(error), error, start or error.__traceback__))

@@ -66,8 +66,7 @@ def raise_if_failed(job: TrainingJob) -> TrainingJob:
     """Return `job`, or raise what made it fail."""
     if job.failure is not None:
         failure = job.failure
-        rank = "" if failure.rank is None else f" on rank {failure.rank}"
-        where = "" if failure.line is None else f"cell line {failure.line}: {failure.source}"
-        problem = f"training {job.id} failed{rank}: {failure.message}"
-        raise JobFailed(problem, where=where, remedy=f"%train logs {job.id}")
+        ranks = f" on {failure.ranks}" if failure.ranks else ""
+        problem = f"training {job.id} failed{ranks}: {failure.message}"
+        raise JobFailed(problem, where=failure.place, remedy=f"%train logs {job.id}", traceback=failure.traceback)
     return job

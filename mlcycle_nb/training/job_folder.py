@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcycle_nb.files import private_folder, write_atomically
+from mlcycle_nb.training.trouble import DEFAULT_POLICIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,15 @@ class JobSpec:
     python: str
     cwd: str
     sys_path: list[str] = field(default_factory=list)
+    cell_number: int | None = None  # In [n], where the cell ran in IPython
+    script_kind: str = ""  # empty: a cell; script or module
+    script: str = ""  # as it was given
+    script_path: str = ""
+    script_args: list[str] = field(default_factory=list)
+    rehearsal: str = ""  # of a dry run: pid and start of the process that waits for it
+    grace_seconds: float = 30.0
+    on_trouble: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_POLICIES))
+    trial: bool = False  # of a search, which may end it early
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class JobFolder:
 
     @property
     def cell(self) -> Path:
-        """The cell's source, as it will run."""
+        """The source of the cell or script, as it will run."""
         return self.path / "cell.py"
 
     @property
@@ -99,6 +109,11 @@ class JobFolder:
         """Present once a stop was asked for."""
         return self.run / "stop-requested"
 
+    @property
+    def prune_request(self) -> Path:
+        """Present once the search has decided that this trial ends early."""
+        return self.run / "prune-requested"
+
     def events_of(self, rank: int) -> Path:
         """Return the event file of a rank."""
         return self.events / f"rank-{rank}.jsonl"
@@ -111,9 +126,26 @@ class JobFolder:
         """Return the error document of a rank in an attempt."""
         return self.errors / f"attempt-{attempt}-rank-{rank}.json"
 
+    def told_of(self, attempt: int) -> Path:
+        """Return the document that says what told an attempt to end, and which rank."""
+        return self.run / f"told-{attempt}"
+
+    def stacks_of(self, attempt: int, rank: int) -> Path:
+        """Return where a rank writes its Python stacks at SIGUSR2."""
+        return self.run / f"stacks-{rank}-{attempt}"
+
+    @property
+    def skips(self) -> Path:
+        """Epoch, first and last batch of what is passed over after roll-backs."""
+        return self.path / "skips.json"
+
     def outcome_of(self, attempt: int) -> Path:
         """Return the document in which rank 0 says how an attempt ended."""
         return self.run / f"outcome-{attempt}.json"
+
+    def ended_of(self, attempt: int, rank: int) -> Path:
+        """Return the mark of a script's rank that came to its end."""
+        return self.run / f"ended-{rank}-{attempt}"
 
     def write_spec(self, spec: JobSpec) -> None:
         """Store the specification."""

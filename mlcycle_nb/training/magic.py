@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import cell_magic, line_magic, magics_class
 
-from mlcycle_nb.errors import InvalidInput
-from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, wait_options
+from mlcycle_nb.errors import InvalidInput, did_you_mean
+from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, split, wait_options
 from mlcycle_nb.notebook.magics import StageMagics
+from mlcycle_nb.training.search import verbs as search_verbs
+from mlcycle_nb.training.search.verbs import refuse_without_search, search_options
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -32,6 +35,10 @@ class TrainingMagics(StageMagics):
     @argument("--keep-best", type=int, default=1, help="best checkpoints that stay")
     @argument("--restarts", type=int, default=5, help="crashes in a row that are recovered from")
     @argument("--register", action="store_true", help="package and register the model when it has been trained")
+    @argument("--script", metavar="FILE", help="run a Python file instead of the cell; its arguments follow --")
+    @argument("--module", metavar="PKG.MOD", help="run a module instead of the cell; its arguments follow --")
+    @argument("--dry-run", action="store_true", help="two batches in each process: speed, memory, time; keeps nothing")
+    @search_options
     @wait_options
     @output_options
     @cell_magic("train")
@@ -41,27 +48,59 @@ class TrainingMagics(StageMagics):
         The cell may use whatever the notebook defines, and besides: fit(model, optimizer, train_loader, val_loader,
         loss=...), or accelerator, params, epochs(), batches(loader), log(...), checkpoint(...), save_model(...) for a
         loop of its own. Running the same cell again attaches to the running job.
+
+        %train MODEL --script FILE -- ARGUMENTS runs an unmodified training script in the same way.
+
+        With --search many trials of the cell are run, each with other values in `params`; %train search has its verbs.
         """
         from mlcycle_nb.training.submission import parse_params
 
+        line, arguments = _without_arguments(line)
         args = parse(self.train_cell, line)
-        handle = self.workspace.training.train_model(
-            args.model,
-            self._source(cell),
-            self._namespace(),
-            processes=args.processes,
-            epochs=args.epochs,
-            params=parse_params(args.param),
-            seed=args.seed,
-            device=args.device,
-            mixed_precision=args.mixed_precision,
-            gradient_accumulation=args.gradient_accumulation,
-            checkpoint_every=args.checkpoint_every,
-            keep_last=args.keep_last,
-            keep_best=args.keep_best,
-            max_restarts=args.restarts,
-            register=args.register,
-        )
+        refuse_without_search(args)
+        if args.dry_run and not (args.search is None and args.script is None and args.module is None):
+            raise InvalidInput(
+                "a dry run tries one cell, without --search, --script or --module",
+                where="%%train --dry-run",
+                remedy="give the values of one trial by --param",
+            )
+        if args.script is not None or args.module is not None:
+            if args.search is not None:
+                raise InvalidInput(
+                    "a script cannot be searched over: it takes no values from `params`",
+                    where="%%train --search",
+                    remedy="call it from a cell, with the values it needs read from params",
+                )
+            return self._train_script(args, arguments, cell)
+        if arguments:
+            raise InvalidInput(
+                "a cell has no arguments",
+                value=arguments,
+                where="%%train",
+                remedy="give --param NAME=VALUE for `params`",
+            )
+        assert self.shell is not None
+        training, source, namespace = self.workspace.training, self._source(cell), self._namespace()
+        options: dict[str, Any] = {
+            "cell_number": self.shell.execution_count,
+            "processes": args.processes,
+            "epochs": args.epochs,
+            "params": parse_params(args.param),
+            "seed": args.seed,
+            "device": args.device,
+            "mixed_precision": args.mixed_precision,
+            "gradient_accumulation": args.gradient_accumulation,
+            "checkpoint_every": args.checkpoint_every,
+            "keep_last": args.keep_last,
+            "keep_best": args.keep_best,
+            "max_restarts": args.restarts,
+            "register": args.register,
+        }
+        if args.search is not None:
+            return search_verbs.follow(self, search_verbs.begin(training, args, source, namespace, **options), args)
+        if args.dry_run:
+            return self.deliver(training.dry_run(args.model, source, namespace, **options), args)
+        handle = training.train_model(args.model, source, namespace, **options)
         if handle.attached:
             print(f"attached to running job {handle.id}")
         return self._follow(handle, args)
@@ -75,7 +114,16 @@ class TrainingMagics(StageMagics):
     @output_options
     @line_magic
     def train(self, line: str) -> Any:
-        """List training jobs, attach to one, read its output, stop it, or register what it trained."""
+        """List training jobs, attach to one, read its output, stop it, or register what it trained.
+
+        %train MODEL --script FILE, or --module PKG.MOD, trains a script; %%train --help has the options.
+        %train search list, show ID, stop ID and resume ID are for searches over hyperparameters.
+        """
+        if any(token.partition("=")[0] in {"--script", "--module"} for token in split(line, magic="%train")):
+            return self.train_cell(line, "")
+        _explain_two_signs(line)
+        if line.split()[:1] == ["search"]:
+            return search_verbs.run_line(self, self.workspace.training.searches, line.strip().removeprefix("search"))
         args = parse(self.train, line)
         training = self.workspace.training
         if args.verb == "list":
@@ -83,13 +131,6 @@ class TrainingMagics(StageMagics):
 
             return self.deliver(JobList(training.jobs(args.job)), args)
         verbs = {"attach": self._attach, "logs": self._logs, "stop": self._stop, "register": self._register}
-        if args.verb not in verbs:
-            raise InvalidInput(
-                "unknown verb",
-                value=args.verb,
-                where="%train",
-                remedy="use list, attach, logs, stop or register; %%train (two signs) trains the cell below it",
-            )
         if args.job is None:
             raise InvalidInput(f"{args.verb} needs a job", where="%train", remedy="%train list shows them")
         return verbs[args.verb](args)
@@ -114,6 +155,38 @@ class TrainingMagics(StageMagics):
 
     # -- parts -----------------------------------------------------------------------------------------------
 
+    def _train_script(self, args: Namespace, arguments: list[str], cell: str) -> Any:
+        from mlcycle_nb.training.submission import parse_params
+
+        if any(text and not text.startswith("#") for text in map(str.strip, cell.splitlines())):
+            raise InvalidInput(
+                "there is a cell and a script, and only one of them can be trained",
+                value=args.script or args.module,
+                where="%%train",
+                remedy="leave the cell empty, or leave --script and --module out",
+            )
+        handle = self.workspace.training.train_script(
+            args.model,
+            args.script,
+            arguments,
+            module=args.module,
+            processes=args.processes,
+            epochs=args.epochs,
+            params=parse_params(args.param),
+            seed=args.seed,
+            device=args.device,
+            mixed_precision=args.mixed_precision,
+            gradient_accumulation=args.gradient_accumulation,
+            checkpoint_every=args.checkpoint_every,
+            keep_last=args.keep_last,
+            keep_best=args.keep_best,
+            max_restarts=args.restarts,
+            register=args.register,
+        )
+        if handle.attached:
+            print(f"attached to running job {handle.id}")
+        return self._follow(handle, args)
+
     def _follow(self, handle: Any, args: Namespace) -> Any:
         shown = self.follow(handle, args)
         if self.should_wait(args):
@@ -132,3 +205,30 @@ class TrainingMagics(StageMagics):
     def _namespace(self) -> dict[str, Any]:
         assert self.shell is not None
         return dict(self.shell.user_ns)
+
+
+VERBS = ("list", "attach", "logs", "stop", "register", "search")
+
+
+def _without_arguments(line: str) -> tuple[str, list[str]]:
+    """Split a line at ``--``: ours before it, the script's arguments after it."""
+    from mlcycle_nb.training.script import split_arguments
+
+    ours, arguments = split_arguments(split(line, magic="%%train"))
+    return shlex.join(ours), arguments
+
+
+def _explain_two_signs(line: str) -> None:
+    """Refuse ``%train MODEL ...``: somebody who means to train a cell has left a sign out."""
+    tokens = split(line, magic="%train")
+    if not tokens or tokens[0] in VERBS or tokens[0].startswith("-"):
+        return
+    near = did_you_mean(tokens[0], VERBS)
+    meant = f"did you mean %%train {line.strip()}?"
+    raise InvalidInput(
+        "unknown verb",
+        value=tokens[0],
+        where="%train",
+        remedy=f"{near or meant} %%train (two signs) at the top of a cell trains the code below it; "
+        f"after %train come {', '.join(VERBS[:-1])} or {VERBS[-1]}, or MODEL --script FILE",
+    )

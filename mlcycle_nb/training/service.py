@@ -29,6 +29,7 @@ from mlcycle_nb.training.submission import Param, TrainingOptions, check_model
 if TYPE_CHECKING:
     from mlcycle_nb.development.records import ModelVersion
     from mlcycle_nb.development.service import ModelDevelopmentManager
+    from mlcycle_nb.training.dry_run_report import DryRun
     from mlcycle_nb.training.handle import TrainingHandle
     from mlcycle_nb.training.search.handle import SearchHandle
     from mlcycle_nb.training.search.records import TrainingSearch
@@ -131,6 +132,49 @@ class TrainingManager:
         job = self._new_job(model, cell, carry.digest(names), options, register)
         return self._start(job, cell, payload, options, cell_number=cell_number)
 
+    def dry_run(
+        self,
+        model: str,
+        source: str,
+        namespace: Mapping[str, Any] | None = None,
+        *,
+        register: bool = False,
+        cell_number: int | None = None,
+        **options: Any,
+    ) -> DryRun:
+        """Try a cell: two batches in each of its processes, measured, and nothing kept - no job, run or file.
+
+        The workers, the process group and what is carried are those of the real run; a loop that calls neither
+        ``fit`` nor ``batches`` is ended at the second step of its optimizer, or the second ``log(...)``.
+
+        Parameters
+        ----------
+        model, source, namespace, **options
+            As in `train_model`.
+        register : bool
+            Accepted and left aside, so that a call can be tried by its name alone.
+
+        Returns
+        -------
+        DryRun
+            Speed, memory, checkpoint, time of the whole run, what is carried and what cannot be.
+
+        Raises
+        ------
+        InvalidInput
+            As `train_model`, except for names that cannot be carried, which the result lists.
+        JobFailed
+            When the cell raised, with its line and rank.
+        """
+        from mlcycle_nb.training.dry_run import rehearse
+
+        check_model(model)
+        chosen = TrainingOptions(**_known(options))
+        cell = read_cell(source)
+        names = resolve(cell, namespace or {})
+        spec = self._spec(self._new_job(model, cell, "", chosen, False), chosen)
+        return rehearse(self._context, cell, names, replace(spec, cell_number=cell_number))
+
     def train_script(
         self,
         model: str,
@@ -172,10 +216,7 @@ class TrainingManager:
             When there is no such file or module.
         """
         check_model(model)
-        known = {each.name for each in fields(TrainingOptions)}
-        for name in sorted(set(options) - known):
-            raise InvalidInput(f"unknown option {name!r}", remedy=did_you_mean(name, known))
-        chosen = TrainingOptions(**options)
+        chosen = TrainingOptions(**_known(options))
         found = find_script(script, module, arguments)
         program = Cell(found.source, {})
         job = self._new_job(model, program, found.call_digest, chosen, register)
@@ -499,9 +540,7 @@ class TrainingManager:
         return TrainingHandle(self, job, attached=attached, sustain=self._context.revive_supervisor)
 
 
-def _fill(
-    folder: JobFolder, spec: JobSpec, cell: Cell, payload: tuple[bytes, list[memoryview]], origin: str
-) -> None:
+def _fill(folder: JobFolder, spec: JobSpec, cell: Cell, payload: tuple[bytes, list[memoryview]], origin: str) -> None:
     """Write everything that workers need into a folder."""
     folder.make()
     carry.write(folder.payload, *payload)
@@ -509,6 +548,13 @@ def _fill(
     write_atomically(folder.cell, cell.source)
     folder.write_spec(spec)
     write_atomically(folder.provenance, origin)
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    known = {each.name for each in fields(TrainingOptions)}
+    for name in sorted(set(options) - known):
+        raise InvalidInput(f"unknown option {name!r}", remedy=did_you_mean(name, known))
+    return dict(options)
 
 
 def _provenance(cell: Cell, options: TrainingOptions, data_digest: str, script: Script | None) -> str:

@@ -22,21 +22,34 @@ class Toolbox:
     def __init__(self, session: TrainingSession) -> None:
         self._session = session
         self._free = FreeForm(session)
+        if session.rehearsal is not None:
+            session.rehearsal.save = self._free.save_for_rehearsal
         self._fitted = False
         self.handed_over = False
+        self.accelerator = session.accelerator
+        self.batches = self._free.batches
+        self.checkpoint = self._free.checkpoint
+        self.epochs = self._free.epochs
+        self.log = session.log
+        self.params = session.params
+
+    @property
+    def session(self) -> TrainingSession:
+        """What the worker knows of its job."""
+        return self._session
 
     def names(self) -> dict[str, Any]:
         """Return the names as the cell sees them."""
         return {
             "EarlyStopping": EarlyStopping,
-            "accelerator": self._session.accelerator,
-            "batches": self._free.batches,
-            "checkpoint": self._free.checkpoint,
+            "accelerator": self.accelerator,
+            "batches": self.batches,
+            "checkpoint": self.checkpoint,
             "display": print,
-            "epochs": self._free.epochs,
+            "epochs": self.epochs,
             "fit": self.fit,
-            "log": self._session.log,
-            "params": self._session.params,
+            "log": self.log,
+            "params": self.params,
             "save_model": self.save_model,
         }
 
@@ -140,7 +153,7 @@ class Toolbox:
         """
         _check_description(description)
         session = self._session
-        if not session.main:
+        if not session.main or session.rehearsal is not None:
             return
         bare = model
         if hasattr(model, "state_dict") and hasattr(model, "parameters"):

@@ -1,0 +1,45 @@
+"""What the ranks of an attempt left behind when they failed, as the job's record tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.training.job_folder import JobFolder, read_document
+from mlcycle_nb.training.records import Failure
+
+TRACEBACK_LIMIT = 8000
+_TAKEN = ("kind", "message", "rank", "line", "source")
+_OF_LATER_VERSIONS = ("file", "traceback")
+
+
+def read_failures(folder: JobFolder, attempt: int, processes: int) -> tuple[Failure, ...]:
+    """Return what the ranks of an attempt reported: errors of their own before echoes of others', the first one first.
+
+    The first of them carries the traceback, and the number of other ranks with an error of their own.
+    """
+    found: list[tuple[bool, float, Failure]] = []
+    for rank in range(processes):
+        try:
+            document = read_document(folder.error_of(attempt, rank))
+        except (ValueError, MLCycleError):
+            continue
+        if document is None:
+            continue
+        failure = Failure(
+            **{name: document[name] for name in _TAKEN},
+            **{name: document.get(name, "") for name in _OF_LATER_VERSIONS},
+        )
+        found.append((failure.kind == "peer", float(document.get("time", 0.0)), failure))
+    found.sort(key=lambda entry: entry[:2])
+    return _summed_up([failure for _, _, failure in found])
+
+
+def _summed_up(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    if not failures:
+        return ()
+    first, *others = failures
+    own = sum(failure.kind != "peer" for failure in others)
+    first = replace(first, traceback=first.traceback[-TRACEBACK_LIMIT:], others=own)
+    return (first, *(replace(failure, traceback="") for failure in others))
