@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training import random_state
-from mlcycle_nb.training.data import ResumableLoader
+from mlcycle_nb.training.data_workers import kept_up, raise_only_when_asked
 from mlcycle_nb.training.session import PruneTraining, StopTraining
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ class FreeForm:
         self._resumed: Mapping[str, Any] | None = None
         self._inside = False
         self._owed = False  # a save fell due while gradients were being accumulated
+
+    def save_for_rehearsal(self) -> None:
+        """Take the checkpoint of a dry run, unless the loop has nothing that could be saved."""
+        accelerator = self._session.accelerator
+        if not self._objects and not accelerator._models:
+            return
+        self._objects = self._objects or self._prepared()
+        self._save(self._session.epoch, self._batch, None)
 
     def epochs(self, count: int | None = None, **objects: Any) -> Iterator[int]:
         """Yield the epochs that are left, from 0; restore before the first and save after each.
@@ -50,10 +58,14 @@ class FreeForm:
                 session.checkpointer.put_random_back(found)
         if session.main:
             session.events.write("fit", epochs=total, total_steps=None, epoch=first, step=session.step)
+        if session.rehearsal is not None:
+            session.rehearsal.epochs = total
         for epoch in range(first, total):
             session.epoch, self._inside, before = epoch, True, session.step
             yield epoch
             self._inside, self._resumed, self._batch = False, None, 0
+            if session.rehearsal is not None:
+                session.rehearsal.end()
             if session.step == before:  # a loop that tells nothing: each epoch is a step, so that newer is higher
                 session.step += 1
             self._save_between_updates(epoch + 1, 0, due=True, last=epoch + 1 == total)
@@ -63,6 +75,8 @@ class FreeForm:
             if epoch + 1 < total and not self._owed and session.stop_due():
                 raise StopTraining
         session.checkpointer.wait()
+        if session.main:
+            session.events.write("trained", epoch=session.epoch, step=session.step)
 
     def batches(self, loader: Any) -> Iterator[Any]:
         """Yield this process's batches of the current epoch, on its device, from where training stands.
@@ -80,12 +94,19 @@ class FreeForm:
         if not self._inside:
             raise InvalidInput("batches() belongs into a loop over epochs()", remedy="for epoch in epochs(): ...")
         session.driven = True
-        source = ResumableLoader(loader, seed=session.spec.seed, rank=session.rank, world=session.world)
-        batches = source.start(session.epoch, self._batch)
+        source = session.training_batches(loader)
+        session.batches_in_epoch = source.length(session.epoch)
+        raise_only_when_asked()
+        first = source.start(session.epoch, self._batch)
+        batches = kept_up(session, first, lambda: source.restart(session.epoch, self._batch))
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
             session.checkpointer.put_random_back(resumed)
         for batch in batches:
+            session.batch = self._batch
+            if session.skips and session.skipped(self._batch):
+                self._batch += 1
+                continue
             self._batch += 1  # before the body, so that a checkpoint() inside it counts this batch as trained on
             session.step += 1
             yield _on_device(batch, session.accelerator.device)
@@ -95,6 +116,8 @@ class FreeForm:
                 session.checkpointer.wait()
                 raise StopTraining
             self._save_between_updates(session.epoch, self._batch, due=session.save_due())
+        if session.rehearsal is not None:
+            session.rehearsal.end()
 
     def checkpoint(self, metric: float | None = None, *, higher_is_better: bool = False, **objects: Any) -> None:
         """Save now, every process at the same place; with a metric the best ones are kept.

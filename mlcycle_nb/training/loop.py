@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training import random_state
 from mlcycle_nb.training.batch import default_forward, default_metrics, sample_count
-from mlcycle_nb.training.data import ResumableLoader, evaluation_share
+from mlcycle_nb.training.data_workers import kept_up, raise_only_when_asked
 from mlcycle_nb.training.early_stopping import EarlyStopping, Patience
 from mlcycle_nb.training.session import PruneTraining, StopTraining
 
@@ -63,7 +63,7 @@ class Fit:
         self.metrics, self.on_checkpoint, self.clip_norm = metrics, on_checkpoint, clip_norm
         self.scheduler, self.val_loader = scheduler, val_loader
         self.step_scheduler_each = _check_fit(model, optimizer, scheduler, self.epochs, loss, metrics, scheduler_step)
-        self.loader = ResumableLoader(train_loader, seed=session.spec.seed, rank=session.rank, world=session.world)
+        self.loader = session.training_batches(train_loader)
         self.best_name = best or ("val_loss" if val_loader is not None else "train_loss")
         self.higher_is_better = (
             self.best_name.endswith(_HIGHER_IS_BETTER) if higher_is_better is None else higher_is_better
@@ -83,7 +83,8 @@ class Fit:
         if accelerator.scaler is not None:
             self.objects["scaler"] = accelerator.scaler
         self.cursor = Cursor()
-        self.pending: list[tuple[int, Any, int]] = []
+        self.pending: list[tuple[int, Any, int, bool]] = []
+        self.window: list[tuple[float, int]] = []  # losses and rows of the batches since the last update
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the last epoch."""
@@ -108,13 +109,25 @@ class Fit:
                 best=self.best_name,
                 higher_is_better=self.higher_is_better,
             )
+        if session.rehearsal is not None:
+            self._rehearse()
         while not self._done():
             self._epoch(resumed)
             resumed = None
         session.checkpointer.wait()
+        if session.main:
+            session.events.write("trained", epoch=self.cursor.epoch, step=self.cursor.step)
         if self.patience is not None and self.patience.over and session.main:
             reason = self.patience.reason
             session.events.write("ended_early", epoch=self.cursor.epoch - 1, step=self.cursor.step, reason=reason)
+
+    def _rehearse(self) -> None:
+        rehearsal = self.session.rehearsal
+        assert rehearsal is not None  # the caller looked
+        rehearsal.epochs = self.epochs
+        self.on_checkpoint = None  # it may publish what it is given
+        self._epoch(None)
+        rehearsal.end(saved=True)
 
     def _done(self) -> bool:
         return self.cursor.epoch >= self.epochs or (self.patience is not None and self.patience.over)
@@ -133,18 +146,25 @@ class Fit:
         session.epoch, session.step = cursor.epoch, cursor.step
         self.model.train()
         length = self.loader.length(cursor.epoch)
-        batches = self.loader.start(cursor.epoch, cursor.batch)
+        session.batches_in_epoch = length
+        raise_only_when_asked()
+        first = self.loader.start(cursor.epoch, cursor.batch)
+        batches = kept_up(session, first, lambda: self.loader.restart(cursor.epoch, cursor.batch))
         if resumed is not None:
             session.checkpointer.put_random_back(resumed)
         accumulation, update = session.spec.gradient_accumulation, True
         for batch in batches:
+            if session.skips and session.skipped(cursor.batch):
+                cursor.batch += 1
+                continue
+            session.batch = cursor.batch
             moved = _to_device(batch, accelerator.device)
             last = length is not None and cursor.batch + 1 == length
             update = (cursor.batch + 1) % accumulation == 0 or last
             loss, samples = self._backward(moved, update)
             cursor.batch += 1
             if not update:
-                self._note(cursor.step + 1, loss, samples)
+                self._note(cursor.step + 1, loss, samples, updated=False)
                 continue
             self._update()
             cursor.step += 1
@@ -201,13 +221,15 @@ class Fit:
         self._update()
         self.cursor.step += 1
         self.session.step = self.cursor.step
+        self._flush()
+        self._tell(self.cursor.step)
 
-    def _note(self, step: int, loss: Any, samples: int) -> None:
+    def _note(self, step: int, loss: Any, samples: int, *, updated: bool = True) -> None:
         """Keep a loss; on the CPU it is looked at now, on a GPU a few times a second, so as not to wait for it."""
         if loss.device.type == "cpu":
-            self._count(step, loss.item(), samples)
+            self._count(step, loss.item(), samples, updated)
             return
-        self.pending.append((step, loss, samples))
+        self.pending.append((step, loss, samples, updated))
         if self.session.events.due():
             self._flush()
 
@@ -215,19 +237,28 @@ class Fit:
         import torch
 
         if self.pending:
-            values = torch.stack([loss for _, loss, _ in self.pending]).float().tolist()
+            values = torch.stack([loss for _, loss, *_ in self.pending]).float().tolist()
             noted, self.pending = self.pending, []
-            for (step, _, samples), value in zip(noted, values, strict=True):
-                self._count(step, value, samples)
+            for (step, _, samples, updated), value in zip(noted, values, strict=True):
+                self._count(step, value, samples, updated)
 
-    def _count(self, step: int, loss: float, samples: int) -> None:
+    def _count(self, step: int, loss: float, samples: int, updated: bool) -> None:
         cursor = self.cursor
         if not math.isfinite(loss):
             self.session.events.step(cursor.epoch, step, loss, samples)
             self.session.refuse_non_finite(loss, step)
         cursor.loss_sum += loss * samples
         cursor.samples += samples
-        self.session.events.step(cursor.epoch, step, loss, samples)
+        self.window.append((loss, samples))
+        if updated:
+            self._tell(step)
+
+    def _tell(self, step: int) -> None:
+        """Log the loss of a step: of all batches that its update was made from."""
+        parts, self.window = self.window, []
+        rows = sum(samples for _, samples in parts)
+        loss = parts[0][0] if len(parts) == 1 else sum(loss * samples for loss, samples in parts) / rows
+        self.session.events.step(self.cursor.epoch, step, loss, rows)
 
     # -- between epochs --------------------------------------------------------------------------------------
 
@@ -284,7 +315,8 @@ class Fit:
         totals = dict.fromkeys(names, 0.0)
         seen = dict.fromkeys(names, 0.0)
         with torch.no_grad():
-            for batch in evaluation_share(self.val_loader, rank=session.rank, world=session.world):
+            for batch in session.validation_batches(self.val_loader):
+                session.pulse()
                 moved = _to_device(batch, session.accelerator.device)
                 samples = sample_count(moved)
                 with session.accelerator.autocast():

@@ -38,6 +38,7 @@ class TrainingMagics(StageMagics):
     @argument("--script", metavar="FILE", help="run a Python file instead of the cell; its arguments follow --")
     @argument("--module", metavar="PKG.MOD", help="run a module instead of the cell; its arguments follow --")
     @argument("--dry-run", action="store_true", help="two batches in each process: speed, memory, time; keeps nothing")
+    @trouble_options
     @search_options
     @wait_options
     @output_options
@@ -94,6 +95,7 @@ class TrainingMagics(StageMagics):
             "keep_last": args.keep_last,
             "keep_best": args.keep_best,
             "max_restarts": args.restarts,
+            **trouble_values(args),
             "register": args.register,
         }
         if args.search is not None:
@@ -101,12 +103,11 @@ class TrainingMagics(StageMagics):
         if args.dry_run:
             return self.deliver(training.dry_run(args.model, source, namespace, **options), args)
         handle = training.train_model(args.model, source, namespace, **options)
-        if handle.attached:
-            print(f"attached to running job {handle.id}")
+        _tell_attached(handle)
         return self._follow(handle, args)
 
     @magic_arguments("%train")
-    @argument("verb", nargs="?", default="list", help="list, attach, logs, stop or register (%%train trains a cell)")
+    @argument("verb", nargs="?", default="list", help="list, attach, logs, stop, resume or register (%%train trains a cell)")
     @argument("job", nargs="?", help="job id, or a model's name for its newest job")
     @argument("--rank", type=int, help="with logs: one rank only")
     @argument("--reason", default="", help="with stop: why")
@@ -114,7 +115,7 @@ class TrainingMagics(StageMagics):
     @output_options
     @line_magic
     def train(self, line: str) -> Any:
-        """List training jobs, attach to one, read its output, stop it, or register what it trained.
+        """List training jobs, attach to one, read its output, stop or resume it, or register what it trained.
 
         %train MODEL --script FILE, or --module PKG.MOD, trains a script; %%train --help has the options.
         %train search list, show ID, stop ID and resume ID are for searches over hyperparameters.
@@ -130,7 +131,7 @@ class TrainingMagics(StageMagics):
             from mlcycle_nb.training.listing import JobList
 
             return self.deliver(JobList(training.jobs(args.job)), args)
-        verbs = {"attach": self._attach, "logs": self._logs, "stop": self._stop, "register": self._register}
+        verbs = {"attach": self._attach, "logs": self._logs, "stop": self._stop, "resume": self._resume, "register": self._register}
         if args.job is None:
             raise InvalidInput(f"{args.verb} needs a job", where="%train", remedy="%train list shows them")
         return verbs[args.verb](args)
@@ -149,6 +150,11 @@ class TrainingMagics(StageMagics):
         training = self.workspace.training
         training.stop(args.job, reason=args.reason)
         return self._follow(training.attach(args.job), args)
+
+    def _resume(self, args: Namespace) -> Any:
+        handle = self.workspace.training.resume(args.job)
+        _tell_attached(handle)
+        return self._follow(handle, args)
 
     def _register(self, args: Namespace) -> Any:
         return self.deliver(self.workspace.training.register(args.job), args)
@@ -181,10 +187,10 @@ class TrainingMagics(StageMagics):
             keep_last=args.keep_last,
             keep_best=args.keep_best,
             max_restarts=args.restarts,
+            **trouble_values(args),
             register=args.register,
         )
-        if handle.attached:
-            print(f"attached to running job {handle.id}")
+        _tell_attached(handle)
         return self._follow(handle, args)
 
     def _follow(self, handle: Any, args: Namespace) -> Any:
@@ -208,6 +214,13 @@ class TrainingMagics(StageMagics):
 
 
 VERBS = ("list", "attach", "logs", "stop", "register", "search")
+
+
+def _tell_attached(handle: Any) -> None:
+    if handle.resumed_from is not None:
+        print(f"going on with job {handle.id} from step {handle.resumed_from} (--resume never begins anew)")
+    elif handle.attached:
+        print(f"attached to running job {handle.id}")
 
 
 def _without_arguments(line: str) -> tuple[str, list[str]]:

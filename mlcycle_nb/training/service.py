@@ -22,9 +22,10 @@ from mlcycle_nb.training.launch import threads_for
 from mlcycle_nb.training.logs import LOG_LINES, printed
 from mlcycle_nb.training.records import TrainingJob
 from mlcycle_nb.training.registration import register_job
-from mlcycle_nb.training.resume import resume
+from mlcycle_nb.training.resume import resumable, take_up
 from mlcycle_nb.training.script import Script, find_script
 from mlcycle_nb.training.submission import Param, TrainingOptions, check_model
+from mlcycle_nb.training.trouble import check_policies
 
 if TYPE_CHECKING:
     from mlcycle_nb.development.records import ModelVersion
@@ -72,6 +73,11 @@ class TrainingManager:
         keep_last: int = 2,
         keep_best: int = 1,
         max_restarts: int = 5,
+        grace: str = "30s",
+        stall: str = "20m",
+        on_trouble: Mapping[str, str] | None = None,
+        max_rollbacks: int = 3,
+        resume: str = "auto",
         register: bool = False,
         cell_number: int | None = None,
     ) -> TrainingHandle:
@@ -97,6 +103,16 @@ class TrainingManager:
             Checkpoints that stay.
         max_restarts : int
             Crashes in a row that are recovered from.
+        grace, stall : str
+            From being told to stop to the end with a checkpoint, and how long no step may come before the workers are
+            killed and started again.
+        on_trouble : mapping, optional
+            Kind of trouble -> ``stop``, ``rollback`` or ``ignore``; see `trouble.DEFAULT_POLICIES`.
+        max_rollbacks : int
+            Roll-backs of the job; the next trouble stops it.
+        resume : {"auto", "never"}
+            ``auto``: a job that a shutdown ended goes on by itself, and one that was stopped goes on from its newest
+            checkpoint when its cell is run again.
         register : bool
             Package and register the model when the handle has been waited for.
         cell_number : int, optional
@@ -105,7 +121,8 @@ class TrainingManager:
         Returns
         -------
         TrainingHandle
-            ``handle.attached`` tells whether the job was running already.
+            ``handle.attached`` tells whether the job was running already, ``handle.resumed_from`` from which step a
+            stopped one goes on.
 
         Raises
         ------
@@ -125,6 +142,11 @@ class TrainingManager:
             keep_last=keep_last,
             keep_best=keep_best,
             max_restarts=max_restarts,
+            grace=grace,
+            stall=stall,
+            on_trouble=dict(on_trouble or {}),
+            max_rollbacks=max_rollbacks,
+            resume=resume,
         )
         cell = read_cell(source)
         names = resolve(cell, namespace or {})
@@ -237,6 +259,9 @@ class TrainingManager:
         if running is not None:
             self._context.ensure_supervisor()  # it may have died, or never have started, since the job was made
             return self._handle(running.id, attached=True)
+        stopped = resumable(self._context, job, self._folder) if options.resume == "auto" else None
+        if stopped is not None:
+            return self.resume(stopped)
         submitted, attached = self._submit(job, cell, payload, options, script, cell_number)
         self._context.ensure_supervisor()
         return self._handle(submitted.id, attached=attached)
@@ -386,9 +411,9 @@ class TrainingManager:
         """
         record = self.job(job)
         known = self.checkpoints(record.id)
-        resumed = resume(self._context, record, self._folder(record.id), known[0].step if known else None)
+        resumed = take_up(self._context, record, self._folder(record.id), known[0].step if known else None)
         self._context.ensure_supervisor()
-        return self._handle(resumed.id, attached=True)
+        return self._handle(resumed.id, attached=True, resumed_from=known[0].step if known else 0)
 
     def tend(self, job: str) -> None:
         """Bring back the supervisor of a job that is not over, should it have been killed."""
@@ -452,6 +477,11 @@ class TrainingManager:
             params=dict(options.params),
             seed=options.seed,
             max_restarts=options.max_restarts,
+            max_rollbacks=options.max_rollbacks,
+            on_trouble=check_policies(options.on_trouble),
+            grace_seconds=options.grace_seconds(),
+            stall_seconds=options.stall_seconds(),
+            resume=options.resume,
             register=register,
             experiment=self.experiment(model),
         )
@@ -529,15 +559,17 @@ class TrainingManager:
             checkpoint_every_seconds=seconds,
             keep_last=options.keep_last,
             keep_best=options.keep_best,
+            grace_seconds=options.grace_seconds(),
+            on_trouble=check_policies(options.on_trouble),
             python=sys.executable,
             cwd=os.getcwd(),
             sys_path=[path or os.getcwd() for path in sys.path],
         )
 
-    def _handle(self, job: str, *, attached: bool) -> TrainingHandle:
+    def _handle(self, job: str, *, attached: bool, resumed_from: int | None = None) -> TrainingHandle:
         from mlcycle_nb.training.handle import TrainingHandle
 
-        return TrainingHandle(self, job, attached=attached, sustain=self._context.revive_supervisor)
+        return TrainingHandle(self, job, attached=attached, resumed_from=resumed_from, sustain=self._context.revive_supervisor)
 
 
 def _fill(folder: JobFolder, spec: JobSpec, cell: Cell, payload: tuple[bytes, list[memoryview]], origin: str) -> None:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import InvalidInput, did_you_mean
 from mlcycle_nb.training.agreement import Agreement
 from mlcycle_nb.training.checkpointer import Checkpointer
 from mlcycle_nb.training.checkpoints import CheckpointStore, KeepPolicy
+from mlcycle_nb.training.data import ResumableLoader, evaluation_share
 from mlcycle_nb.training.events import EventWriter
 from mlcycle_nb.training.job_folder import JobFolder, JobSpec
+from mlcycle_nb.training.rehearsal import Rehearsal, ShortLoader
+from mlcycle_nb.training.trouble import NonFinite, NonFiniteGradient, Trouble, batches_to_skip
+
+if TYPE_CHECKING:
+    from mlcycle_nb.training.stop_watch import StopWatch
+
+
+_PULSE_SECONDS = 0.5
 
 
 class StopTraining(BaseException):
     """Ends the cell after a committed checkpoint; a BaseException, so that the cell's own handlers let it through."""
 
 
-class NonFinite(InvalidInput):
-    """A loss or a weight is NaN or infinite."""
+class PruneTraining(StopTraining):
+    """Ends a trial early, because the search found it to be among the worst."""
 
 
 class Params(Mapping[str, Any]):
@@ -84,17 +95,33 @@ class TrainingSession:
         self.world: int = accelerator.num_processes
         self.main: bool = self.rank == 0
         self.events = EventWriter(folder.events_of(self.rank), rank=self.rank, attempt=attempt)
-        store = CheckpointStore(folder.checkpoints, KeepPolicy(last=spec.keep_last, best=spec.keep_best))
-        self.checkpointer = Checkpointer(store, accelerator, self.events)
+        self.store = CheckpointStore(folder.checkpoints, KeepPolicy(last=spec.keep_last, best=spec.keep_best))
+        self.checkpointer = Checkpointer(self.store, accelerator, self.events)
         self.params = Params(spec.params)
         self.epoch = 0
         self.step = 0
         self.driven = False  # whether fit() or batches() count the steps
+        self.stop_watch: StopWatch | None = None
+        self.batch = 0  # of this rank, in the epoch: the one that is trained on
+        self.batches_in_epoch: int | None = None
+        self.skips = _read_skips(folder)
         self.stop_asked = False  # set by the SIGTERM handler
         self._stop = Agreement(folder.run / f"stop-{attempt}")
         self._save = Agreement(folder.run / f"save-{attempt}")
         self._saved_at = time.monotonic()
+        self._pulsed_at = 0.0
         self._runs_ahead = accelerator.device.type != "cpu" and self.world > 1
+        self.rehearsal = Rehearsal(self) if spec.rehearsal else None
+
+    def training_batches(self, loader: Any) -> ResumableLoader | ShortLoader:
+        """Return this rank's share of a training loader; of a dry run, its beginning."""
+        source = ResumableLoader(loader, seed=self.spec.seed, rank=self.rank, world=self.world)
+        return source if self.rehearsal is None else self.rehearsal.training(source)
+
+    def validation_batches(self, loader: Any) -> Iterator[Any]:
+        """Return this rank's share of a validation loader; of a dry run, its beginning."""
+        share = evaluation_share(loader, rank=self.rank, world=self.world)
+        return share if self.rehearsal is None else self.rehearsal.validation(share, loader)
 
     def log(self, **metrics: float) -> None:
         """Record metrics of the current step; in several processes the values of rank 0 count."""
@@ -110,6 +137,17 @@ class TrainingSession:
             self.step += 1
         if self.main:
             self.events.write("metrics", epoch=self.epoch, step=self.step, values=values)
+        if self.rehearsal is not None:
+            self.rehearsal.sign_of_log()
+        if self.spec.trial and not self.driven and self.world == 1:
+            self._end_trial_here()
+
+    def _end_trial_here(self) -> None:
+        """End a trial whose loop has no other place to look: it tells its metrics, and saves what it wants itself."""
+        if self.folder.prune_request.exists():
+            raise PruneTraining
+        if self.stop_asked:
+            raise StopTraining
 
     def save_due(self) -> bool:
         """Tell, at the end of a step, whether all ranks save now; the same answer on every rank."""
@@ -130,6 +168,18 @@ class TrainingSession:
         if self.main:
             self._save.withdraw()
 
+    def pulse(self) -> None:
+        """Give a sign of progress where no step is told, such as in a long validation."""
+        now = time.monotonic()
+        if now - self._pulsed_at >= _PULSE_SECONDS:
+            self._pulsed_at = now
+            os.utime(self.folder.events_of(self.rank))
+
+    def saved_at_the_end(self) -> dict[str, Any]:
+        """Return the step of the newest checkpoint, and why there is none of the last step when there should be."""
+        newest = self.store.records()[:1]
+        return {"checkpoint": newest[0].step if newest else None, "unsaved": self.checkpointer.failure}
+
     def stop_due(self) -> bool:
         """Tell, at the end of a step, whether all ranks stop now; the same answer on every rank.
 
@@ -148,10 +198,52 @@ class TrainingSession:
             self._stop.propose(self.step + 1)
         return False
 
+    def prune_due(self) -> bool:
+        """Tell, at the end of an epoch, whether the search has this trial end; the same answer on every rank."""
+        if not self.spec.trial:
+            return False
+        asked = self.folder.prune_request.exists()
+        if self.world == 1:
+            return asked
+        import torch
+
+        votes = torch.tensor([float(asked and self.main)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes, reduction="sum").item())
+
     def refuse_non_finite(self, loss: float, step: int) -> None:
         """Raise when `loss` is NaN or infinite: such a step is never saved and never best."""
         if not math.isfinite(loss):
-            raise NonFinite(
-                f"the loss became {loss} at step {step} of epoch {self.epoch + 1} on rank {self.rank}",
-                remedy="lower the learning rate, clip gradients (clip_norm=1.0), or look for bad rows in the data",
+            raise self.placed(
+                NonFinite(
+                    f"the loss became {loss} at step {step} of epoch {self.epoch + 1} on rank {self.rank}",
+                    remedy="lower the learning rate, clip gradients (clip_norm=1.0), or look for bad rows in the data",
+                )
             )
+
+    def refuse_non_finite_gradient(self, norm: float, step: int) -> None:
+        """Raise when the norm of the gradients is NaN or infinite, unless that is to be ignored."""
+        if math.isfinite(norm):
+            return
+        problem = f"the gradient's norm became {norm} at step {step} of epoch {self.epoch + 1} on rank {self.rank}"
+        if self.spec.on_trouble["non_finite_gradient"] == "ignore":
+            self.events.write("trouble", cause="non_finite_gradient", step=step, epoch=self.epoch, message=problem)
+            return
+        remedy = "lower the learning rate, use --mixed-precision bf16 or no, or look for bad rows in the data"
+        raise self.placed(NonFiniteGradient(problem, remedy=remedy))
+
+    def placed(self, trouble: Trouble) -> Trouble:
+        """Note in `trouble` which batches to pass over, should training go on before them."""
+        accumulation = self.spec.gradient_accumulation
+        trouble.skip = (self.epoch, *batches_to_skip(self.batch, self.batches_in_epoch, accumulation))
+        return trouble
+
+    def skipped(self, batch: int) -> bool:
+        """Tell whether a batch of this epoch is passed over after a roll-back."""
+        return any(epoch == self.epoch and first <= batch <= last for epoch, first, last in self.skips)
+
+
+def _read_skips(folder: JobFolder) -> list[tuple[int, int, int]]:
+    try:
+        return [(epoch, first, last) for epoch, first, last in json.loads(folder.skips.read_text())]
+    except FileNotFoundError:
+        return []
