@@ -13,6 +13,7 @@ import json
 import mmap
 import pickle
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +35,19 @@ _REMEDIES = {
     "queue": "make the queue inside the training cell",
     "sqlalchemy": "open the connection inside the training cell",
     "generator": "make a list of it, or make it inside the training cell",
+    "coroutine": "call asyncio.run(...) inside the training cell",
+    "asyncio": "make it inside the training cell, with asyncio.run(...)",
+    "concurrent": "make the executor inside the training cell",
+    "multiprocessing": "make it inside the training cell",
+    "subprocess": "start the program inside the training cell",
+    "weakref": "pass the object itself",
+    "ReferenceType": "pass the object itself",
+    "_SingleProcessDataLoaderIter": "pass the DataLoader, and iterate over it inside the training cell",
+    "_MultiProcessingDataLoaderIter": "pass the DataLoader, and iterate over it inside the training cell",
+    "psycopg": "open the connection inside the training cell",
+    "duckdb": "open the connection inside the training cell",
+    "ipywidgets": "a widget stays in the notebook; pass its value, such as slider.value",
+    "accelerate": "the workers have an Accelerator of their own: use the name `accelerator` without defining it",
     "mlcycle_nb": "a workspace stays in the notebook; pass the plain values that the cell needs",
 }
 
@@ -123,6 +137,8 @@ def _dump(value: Any, *, for_digest: bool = False) -> tuple[bytes, list[memoryvi
 def _pickler(out: io.BytesIO, keep_in_stream: Callable[[pickle.PickleBuffer], bool], for_digest: bool) -> Any:
     import cloudpickle
 
+    harmless: set[type] = set()
+
     class Pickler(cloudpickle.Pickler):
         """Cloudpickle that hands tensor storages over as buffers instead of copying them into the stream."""
 
@@ -131,11 +147,30 @@ def _pickler(out: io.BytesIO, keep_in_stream: Callable[[pickle.PickleBuffer], bo
                 reduced = _reduce_storage(value)
                 if reduced is not None:
                     return reduced
+            if type(value) not in harmless:
+                if reason := _stays_behind(value):
+                    raise pickle.PicklingError(reason)
+                if type(value) is not io.TextIOWrapper:
+                    harmless.add(type(value))
             if for_digest and isinstance(value, types.CodeType):
                 return _reduce_code(value)
             return super().reducer_override(value)
 
     return Pickler(out, protocol=5, buffer_callback=keep_in_stream)
+
+
+def _stays_behind(value: Any) -> str:
+    """Return why an object that could be pickled must not travel all the same, or the empty string."""
+    if isinstance(value, io.TextIOWrapper) and value not in (sys.stdout, sys.stderr, sys.stdin):
+        return "a copy of its content would not be the file"  # which is what cloudpickle makes of it
+    kind = type(value)
+    for base in kind.__mro__:
+        if (base.__module__, base.__qualname__) in _BOUND_TO_THIS_PROCESS:
+            return "it belongs to this process"
+    return ""
+
+
+_BOUND_TO_THIS_PROCESS = frozenset({("ipywidgets.widgets.widget", "Widget"), ("accelerate.accelerator", "Accelerator")})
 
 
 def _reduce_storage(storage: Any) -> Any:
@@ -183,7 +218,7 @@ def _name_the_culprits(names: Mapping[str, Any], failure: Exception, lines: Mapp
     for name, value in names.items():
         reason = _why_not(value)
         if reason is not None:
-            part = _guilty_part(value)
+            part = None if _remedy(value) else _guilty_part(value)
             blamed = value if part is None else part[1]
             via = "" if part is None else f" uses {part[0]!r},"
             line = f" (line {lines[name]})" if name in lines else ""
@@ -209,7 +244,7 @@ def _guilty_part(value: Any, depth: int = 4) -> tuple[str, Any] | None:
     """Return the deepest named part of `value` that cannot be carried."""
     for name, part in _parts(value):
         if part is not value and _why_not(part) is not None:
-            deeper = _guilty_part(part, depth - 1) if depth else None
+            deeper = _guilty_part(part, depth - 1) if depth and not _remedy(part) else None
             return (f"{name}.{deeper[0]}", deeper[1]) if deeper else (name, part)
     return None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import builtins
 import hashlib
+import re
 import symtable
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlcycle_nb.errors import InvalidInput, did_you_mean
@@ -28,7 +29,15 @@ PROVIDED = frozenset(
 )
 """Names that the worker defines for the cell."""
 
-MODULE_NAMES = frozenset({"__name__", "__file__", "__builtins__", "__doc__"})
+_INTERACTIVE = {
+    "input": "give the value with --param NAME=VALUE and read params.NAME",
+    "breakpoint": "print what you want to know; %train logs shows it",
+}
+"""Builtins that need somebody at the keyboard, and what to do instead."""
+
+_SHELL_CALL = re.compile(r"get_ipython\(\)\.(\w+)\((['\"])(.*?)(?<!\\)\2(?:, *(['\"])(.*?)(?<!\\)\4)?")
+
+MODULE_NAMES = frozenset({"__name__", "__builtins__", "__doc__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +50,13 @@ class Cell:
         Python text, after IPython's own transformation.
     free : dict of str to int
         Names that the cell takes from the notebook, with the line of their first use.
+    bound : dict of str to int
+        Names that the cell itself defines at its top level, with the line of their first definition.
     """
 
     source: str
     free: dict[str, int]
+    bound: dict[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -73,7 +85,7 @@ def read_cell(source: str) -> Cell:
             remedy="write what the workers shall run below %%train, such as fit(model, optimizer, loader, loss=...)",
         )
     _refuse_star_import(source, tree)
-    return Cell(source, _free_names(source, tree))
+    return Cell(source, _free_names(source, tree), _bound_names(tree))
 
 
 def resolve(cell: Cell, namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,11 +105,20 @@ def resolve(cell: Cell, namespace: Mapping[str, Any]) -> dict[str, Any]:
                 where=_place(cell.source, line),
                 remedy="the cell runs in worker processes without IPython; run the command in a cell above",
             )
-        if name in namespace:
+        is_plain = name not in namespace or _is_shells_own(name, namespace[name])
+        if is_plain and name in _INTERACTIVE:
+            raise InvalidInput(
+                f"a training cell cannot use {name}(): nobody sits in front of the worker processes",
+                where=_place(cell.source, line),
+                remedy=f"{_INTERACTIVE[name]}; no job was made",
+            )
+        if not is_plain:
             taken[name] = namespace[name]
         elif not hasattr(builtins, name) and name not in MODULE_NAMES:
-            known = [*namespace, *PROVIDED, *dir(builtins)]
-            hint = did_you_mean(name, (known_name for known_name in known if not known_name.startswith("_")))
+            known = [*namespace, *cell.bound, *PROVIDED, *dir(builtins)]
+            hint = did_you_mean(name, (other for other in known if not other.startswith("_") and other != name))
+            if name in cell.bound:
+                hint = f"defined below, on line {cell.bound[name]}"
             missing.append(f"{name!r} (line {line}{', ' + hint.strip() if hint else ''})")
     if missing:
         raise InvalidInput(
@@ -111,15 +132,62 @@ def resolve(cell: Cell, namespace: Mapping[str, Any]) -> dict[str, Any]:
 def _syntax_error(source: str, failure: SyntaxError | ValueError) -> InvalidInput:
     if isinstance(failure, SyntaxError) and failure.lineno is not None:
         place = _place(source, failure.lineno)
+        if "await" in failure.msg or "'async" in failure.msg or "asynchronous" in failure.msg:
+            remedy = "the worker's main thread has no event loop; call asyncio.run(main()); no job was made"
+            return InvalidInput("a training cell cannot await at its top level", where=place, remedy=remedy)
         return InvalidInput(
             f"the training cell is not valid Python: {failure.msg}", where=place, remedy="no job was made"
         )
     return InvalidInput(f"the training cell is not valid Python: {failure}", remedy="no job was made")
 
 
+def _is_shells_own(name: str, value: object) -> bool:
+    """Return whether IPython put `value` there in place of the builtin: it would carry the whole shell along."""
+    # Its `open` calls itself a builtin; what it refers to gives it away.
+    homes = (getattr(value, "__globals__", {}).get("__name__", ""), type(value).__module__)
+    return hasattr(builtins, name) and any(home.partition(".")[0] in {"IPython", "ipykernel"} for home in homes)
+
+
+def _bound_names(tree: ast.Module) -> dict[str, int]:
+    """Return what the cell's top level assigns, imports and defines, with the first line of each."""
+    found: dict[str, int] = {}
+
+    def note(name: str, line: int) -> None:
+        found[name] = min(line, found.get(name, line))
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                note(child.name, child.lineno)
+                continue
+            if isinstance(child, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+                continue
+            if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+                note(child.id, child.lineno)
+            elif isinstance(child, ast.Import | ast.ImportFrom):
+                for alias in child.names:
+                    note(alias.asname or alias.name.partition(".")[0], child.lineno)
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+def as_typed(text: str) -> str:
+    """Return a line as it was typed, where IPython has made a call of a magic or shell command."""
+    call = _SHELL_CALL.search(text)
+    if call is None:
+        return text
+    kind, first, second = call[1], call[3], call[5] or ""
+    signs = {"system": "!", "getoutput": "!", "run_line_magic": "%", "run_cell_magic": "%%"}
+    if kind not in signs:
+        return text
+    return text[: call.start()] + f"{signs[kind]}{first} {second}".rstrip()
+
+
 def _place(source: str, line: int) -> str:
     lines = source.splitlines()
-    text = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+    text = as_typed(lines[line - 1].strip()) if 0 < line <= len(lines) else ""
     return f"cell line {line}: {text}" if text else f"cell line {line}"
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def _run(path: Path, attempt: int, rank: int) -> int:
         from mlcycle_nb.training import script_worker
 
         return script_worker.run(folder, spec, attempt, rank)
+    _write_stacks_when_asked(folder, attempt, rank)
     watch = StopWatch(folder, rank=rank, attempt=attempt, grace_seconds=spec.grace_seconds).listen()
     session = None
     try:
@@ -82,7 +84,10 @@ def _close(folder: Any, session: Any, attempt: int, outcome: str) -> int:
     session.accelerator.wait_for_everyone()
     session.events.close()
     if session.main:
-        write_atomically(folder.outcome_of(attempt), json.dumps({"outcome": outcome, "step": session.step}))
+        document = {"outcome": outcome, "step": session.step, **session.saved_at_the_end()}
+        write_atomically(folder.outcome_of(attempt), json.dumps(document))
+    if session.stop_watch is not None:
+        session.stop_watch.leave()
     _leave_group()
     return 0
 
@@ -98,9 +103,13 @@ def _run_cell(session: Any, cell_name: str) -> str:
     random_state.seed_everything(session.spec.seed)  # unpickling may draw numbers
     toolbox = Toolbox(session)
     ambient.provide(lambda: toolbox)  # for functions in modules that the cell calls
-    namespace |= toolbox.names()
-    namespace |= {"__name__": "__main__", "__file__": cell_name}
-    exec(compile(source, cell_name, "exec"), namespace)
+    module = types.ModuleType("__main__")  # so that plain pickles find the cell's classes, as in a notebook
+    module.__dict__.update(namespace | toolbox.names())
+    before, sys.modules["__main__"] = sys.modules["__main__"], module
+    try:
+        exec(compile(source, cell_name, "exec"), module.__dict__)
+    finally:
+        sys.modules["__main__"] = before
     return "finished"
 
 
@@ -170,6 +179,19 @@ def _leave_group() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _write_stacks_when_asked(folder: Any, attempt: int, rank: int) -> None:
+    import faulthandler
+
+    from mlcycle_nb.training.stalls import STACK_SIGNAL
+
+    # By C code, from the signal itself: a rank that is stuck runs no Python.
+    faulthandler.register(STACK_SIGNAL, file=_stack_file(folder.stacks_of(attempt, rank)), all_threads=True)
+
+
+def _stack_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
 def heed_stops(session: Any) -> None:
