@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAGIC_MODULES = (
     "mlcycle_nb.workspace_magics",
     "mlcycle_nb.development.magic",
+    "mlcycle_nb.development.environments.magic",
     "mlcycle_nb.training.magic",
     "mlcycle_nb.validation.magic",
     "mlcycle_nb.deployment.magic",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,31 +11,39 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.context import Context
 from mlcycle_nb.development.active_run import ActiveRun
 from mlcycle_nb.development.compare import RunComparison
-from mlcycle_nb.development.records import MetricRow, ModelExperiment, ModelVersion, Run, ending_status
+from mlcycle_nb.development.records import MetricRow, ModelExperiment, ModelVersion, Run, ending_status, run_subject
 from mlcycle_nb.development.registry import Registry
+from mlcycle_nb.development.team import TeamVerbs
 from mlcycle_nb.development.tracking import Tracking
 from mlcycle_nb.development.values import read_rows
-from mlcycle_nb.errors import InvalidInput, NotFound, Refused
+from mlcycle_nb.errors import IntegrityError, InvalidInput, NotFound, Refused
 from mlcycle_nb.references import ModelReference, check_name
+from mlcycle_nb.store.deletion import Deletion
 
 if TYPE_CHECKING:
-    from mlcycle_nb.development.history import ModelHistory
+    from mlcycle_nb.development.environments.service import Environments
+    from mlcycle_nb.development.knowledge import StageKnowledge
     from mlcycle_nb.development.provenance import Provenance
     from mlcycle_nb.packages import Package
 
 DEFAULT_EXPERIMENT = "default"
+RUNS_SEARCHED = 10_000
+"""Newest runs that a filter or an order looks at."""
 
 
-class ModelDevelopmentManager:
+class ModelDevelopmentManager(TeamVerbs):
     """Experiments, runs and the model registry of one workspace.
 
     Parameters
     ----------
     context : Context
+    learn : callable, optional
+        Tells what the later stages know; without it nothing is deleted and no model card is made.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, learn: Callable[[], StageKnowledge] | None = None) -> None:
         self.context = context
+        self._learn = learn
         self.current_experiment = DEFAULT_EXPERIMENT
         self._open: list[ActiveRun] = []
 
@@ -47,6 +55,14 @@ class ModelDevelopmentManager:
     @cached_property
     def _registry(self) -> Registry:
         return Registry(self.context, self.tracking)
+
+    @cached_property
+    def environments(self) -> Environments:
+        """Isolated environments."""
+        from mlcycle_nb.development.environments.service import Environments
+        from mlcycle_nb.development.environments.users import users
+
+        return Environments(self.context, lambda name: users(self.context, self.tracking, name))
 
     # -- experiments -----------------------------------------------------------------------------------------
 
@@ -130,9 +146,18 @@ class ModelDevelopmentManager:
             self._note("run.ended", f"run:{run_id}", {"status": ended})
         return self.tracking.run(run_id)
 
+    def reopen_run(self, run_id: str) -> None:
+        """Have a run that has ended go on; one that goes on already stays as it is."""
+        if self.tracking.run(run_id).status != "running":
+            self.tracking.reopen_run(run_id)
+            self._note("run.reopened", f"run:{run_id}", {})
+
     def run(self, run_id: str) -> Run:
         """Return a run by its id, or by the first characters of it when they fit only one recent run."""
         self._flush()
+        gone = self.context.store.maybe(Deletion, run_subject(run_id))
+        if gone is not None:
+            raise NotFound(f"run {run_id[:8]} {gone.told()}", value=run_id)
         if len(run_id) == 32:
             return self.tracking.run(run_id)
         fitting = [run for run in self.runs(limit=1000) if run.id.startswith(run_id) or run.name == run_id]
@@ -143,9 +168,37 @@ class ModelDevelopmentManager:
         known = ", ".join(run.id[:8] for run in self.runs(limit=5)) or "none yet"
         raise NotFound("there is no run of this id", value=run_id, remedy=f"newest: {known}")
 
-    def runs(self, experiment: str | None = None, *, limit: int = 50) -> list[Run]:
-        """Return runs, newest first; of all experiments by default."""
+    def runs(
+        self,
+        experiment: str | None = None,
+        *,
+        limit: int = 50,
+        where: str | None = None,
+        sort: str | None = None,
+        ascending: bool = False,
+    ) -> list[Run]:
+        """Return runs, newest first unless sorted; of all experiments by default.
+
+        Parameters
+        ----------
+        limit : int
+            How many at most, after filtering and sorting.
+        where : str, optional
+            Such as ``metrics.val_accuracy > 0.9 and params.lr = 0.1``; also ``tags.``, ``status``, ``name``,
+            ``experiment`` and ``seconds``.
+        sort : str, optional
+            Such as ``metrics.val_accuracy``: the greatest first, unless `ascending`; runs without it come last.
+
+        Raises
+        ------
+        InvalidInput
+            When `where` or `sort` cannot be read, or names what none of the runs has.
+        """
+        from mlcycle_nb.development import run_filter
+
         self._flush()
+        conditions = () if where is None else run_filter.parse_where(where)
+        field = None if sort is None else run_filter.parse_field(sort, where="--sort")
         known = self.tracking.experiments()
         if experiment is not None:
             chosen = [e for e in known if e.name == check_name(experiment, "experiment name")]
@@ -153,20 +206,43 @@ class ModelDevelopmentManager:
                 listed = ", ".join(e.name for e in known)
                 raise NotFound("there is no experiment of this name", value=experiment, remedy=f"known: {listed}")
             known = chosen
-        return self.tracking.runs(known, limit=limit)
+        if not conditions and field is None:
+            return self.tracking.runs(known, limit=limit)
+        found = self.tracking.runs(known, limit=RUNS_SEARCHED)
+        run_filter.refuse_unheard_of([one.field for one in conditions], found, where="--where")
+        if field is not None:
+            run_filter.refuse_unheard_of([field], found, where="--sort")
+        kept = [run for run in found if all(condition.holds(run) for condition in conditions)]
+        return (kept if field is None else run_filter.ordered(kept, field, ascending=ascending))[:limit]
 
     def compare(self, run_ids: Sequence[str]) -> RunComparison:
-        """Return two or more runs beside each other, with the curves of their metrics."""
-        if len(set(run_ids)) < 2:
+        """Return two or more runs beside each other, with the curves of their metrics and what they came from.
+
+        Parameters
+        ----------
+        run_ids : sequence of str
+            Ids of runs, the first characters of them, names; or versions such as ``digits/3``, which stand for the
+            runs that made them.
+
+        Raises
+        ------
+        InvalidInput
+            When they are not two different runs at least, or a version was registered without a run.
+        """
+        from mlcycle_nb.development.diffs import OriginComparison
+
+        named = [self._run_of(one) for one in run_ids]
+        found = tuple({run.id: run for run, _ in named}.values())
+        if len(found) < 2:
             raise InvalidInput("a comparison needs two different runs", value=list(run_ids))
-        found = tuple(self.run(run_id) for run_id in run_ids)
         curves = {(run.id, key): self.tracking.metric_history(run.id, key) for run in found for key in run.metrics}
-        return RunComparison(found, curves)
+        comparison = RunComparison(found, curves, {run.id: name for run, name in named if name})
+        origin = OriginComparison(tuple(comparison.labels().values()), tuple(self._origin(run) for run in found))
+        return replace(comparison, origin=origin)
 
     def provenance(self, run_id: str) -> Provenance:
         """Return where a run came from, read back from its artifacts and checked against its tags."""
         from mlcycle_nb.development import provenance
-        from mlcycle_nb.errors import IntegrityError
 
         run = self.run(run_id)
         found = provenance.Provenance.from_json(self.tracking.read_text(run.id, provenance.ARTIFACT))
@@ -299,15 +375,24 @@ class ModelDevelopmentManager:
         version = self.get_version(ref)
         return self._registry.tag(version.name, version.version, key, value)
 
-    def history(self, name: str, at: datetime | None = None) -> ModelHistory:
-        """Return what was registered and what each alias was at a time; now by default."""
-        from mlcycle_nb.development.history import model_history
-
-        if at is not None and at.tzinfo is None:
-            raise InvalidInput("the time has no time zone", value=at.isoformat(), remedy="write 2026-01-31T12:00+00:00")
-        return model_history(self.context.store, check_name(name, "model name"), at or self.context.clock.now())
-
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _run_of(self, target: str) -> tuple[Run, str]:
+        """Return a run, and what it is called when it was named by the version that it made."""
+        if "/" not in target and "@" not in target:
+            return self.run(target), ""
+        version = self.get_version(target)
+        if version.run_id is None:
+            raise InvalidInput(
+                f"{version.reference} was registered without a run", value=target, remedy="register with run_id=..."
+            )
+        return self.run(version.run_id), version.reference
+
+    def _origin(self, run: Run) -> Provenance | None:
+        try:
+            return self.provenance(run.id)
+        except (NotFound, IntegrityError):
+            return None  # not recorded, or damaged: the comparison says so instead of failing
 
     def _writer(self, run_id: str | None) -> ActiveRun:
         from mlcycle_nb.development.provenance import Provenance

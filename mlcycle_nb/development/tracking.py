@@ -40,6 +40,7 @@ from mlcycle_nb.errors import Conflict, EngineError, NotFound
 from mlcycle_nb.files import private_folder
 
 METRICS_PER_BATCH = 1000
+RUNS_PER_PAGE = 1000
 PARAMETERS_PER_BATCH = 100
 TAGS_PER_BATCH = 100
 
@@ -98,6 +99,11 @@ class Tracking:
         with self._client() as client:
             client.set_terminated(run_id, status=status.upper(), end_time=to_milliseconds(at))
 
+    def reopen_run(self, run_id: str) -> None:
+        """Record that a run that had ended goes on."""
+        with self._client() as client:
+            client.update_run(run_id, status="RUNNING")
+
     def run(self, run_id: str) -> Run:
         """Return a run."""
         with self._client() as client:
@@ -107,7 +113,45 @@ class Tracking:
     def runs(self, experiments: Sequence[ModelExperiment], *, limit: int) -> list[Run]:
         """Return runs of some experiments, newest first."""
         with self._client() as client:
-            found = client.search_runs([e.id for e in experiments], max_results=limit) if experiments else []
+            found: list[Any] = []
+            token, ids = None, [e.id for e in experiments]
+            while ids and len(found) < limit:
+                page = client.search_runs(ids, max_results=min(limit - len(found), RUNS_PER_PAGE), page_token=token)
+                found.extend(page)
+                token = page.token
+                if not token:
+                    break
+            return [self._run(client, run) for run in found]
+
+    def children(self, run_id: str) -> list[Run]:
+        """Return the runs that say that this one is their parent, such as trials of a search; newest first."""
+        with self._client() as client:
+            ids = [e.experiment_id for e in all_pages(client.search_experiments)]
+            told = f"tags.`mlflow.parentRunId` = '{run_id}'"
+            found = client.search_runs(ids, filter_string=told) if ids else []
+            return [self._run(client, run) for run in found]
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run; MLflow keeps it restorable until ``mlflow gc``. One that is gone is deleted already."""
+        with self._client() as client:
+            if client.get_run(run_id).info.lifecycle_stage != "deleted":
+                client.delete_run(run_id)
+
+    def delete_version(self, name: str, number: int) -> None:
+        """Delete a registered version; one that is gone is deleted already, and its number is not used again."""
+        with self._client() as client:
+            try:
+                with translated(self.place):
+                    client.delete_model_version(name, str(number))
+            except NotFound:
+                return
+
+    def tagged(self, key: str, value: str) -> list[Run]:
+        """Return the runs that have a tag of this value, newest first."""
+        quoted = value.replace("'", "\\'")
+        with self._client() as client:
+            ids = [e.experiment_id for e in all_pages(client.search_experiments)]
+            found = client.search_runs(ids, filter_string=f"tags.`{key}` = '{quoted}'") if ids else []
             return [self._run(client, run) for run in found]
 
     def log(

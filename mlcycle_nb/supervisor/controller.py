@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 # By name: the stages stand above the supervisor, which must not import them before it runs.
 CONTROLLER_MODULES = (
+    "mlcycle_nb.development.environments.controller",
     "mlcycle_nb.training.controller",
+    "mlcycle_nb.training.search.controller",
     "mlcycle_nb.deployment.controller",
     "mlcycle_nb.monitoring.controller",
     "mlcycle_nb.retirement.controller",

@@ -60,6 +60,11 @@ class JobFolder:
         return self.path / "cell.py"
 
     @property
+    def inputs(self) -> Path:
+        """Digests of the cell and of what was carried, as they were submitted."""
+        return self.path / "inputs.json"
+
+    @property
     def provenance(self) -> Path:
         """Where the job comes from, as captured in the notebook."""
         return self.path / "provenance.json"

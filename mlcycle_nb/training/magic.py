@@ -12,6 +12,7 @@ from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_opti
 from mlcycle_nb.notebook.magics import StageMagics
 from mlcycle_nb.training.search import verbs as search_verbs
 from mlcycle_nb.training.search.verbs import refuse_without_search, search_options
+from mlcycle_nb.training.trouble_options import trouble_options, trouble_values
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -38,6 +39,7 @@ class TrainingMagics(StageMagics):
     @argument("--script", metavar="FILE", help="run a Python file instead of the cell; its arguments follow --")
     @argument("--module", metavar="PKG.MOD", help="run a module instead of the cell; its arguments follow --")
     @argument("--dry-run", action="store_true", help="two batches in each process: speed, memory, time; keeps nothing")
+    @argument("--environment", default="", metavar="NAME", help="isolated environment to train in; see %%environment")
     @trouble_options
     @search_options
     @wait_options
@@ -96,6 +98,7 @@ class TrainingMagics(StageMagics):
             "keep_best": args.keep_best,
             "max_restarts": args.restarts,
             **trouble_values(args),
+            "environment": args.environment,
             "register": args.register,
         }
         if args.search is not None:
@@ -188,6 +191,7 @@ class TrainingMagics(StageMagics):
             keep_best=args.keep_best,
             max_restarts=args.restarts,
             **trouble_values(args),
+            environment=args.environment,
             register=args.register,
         )
         _tell_attached(handle)

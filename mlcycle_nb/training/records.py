@@ -124,6 +124,9 @@ class TrainingJob(Record):
     handed_over: bool = False
     registered: str | None = None  # model reference, once packaged
     registration_error: str = ""
+    environment: str = ""  # isolated one that it runs in; empty: the kernel's own
+    not_reproducible: tuple[str, ...] = ()  # why the notebook would not give it again
+    reproduces: str = ""  # the run that it runs again
     script: str = ""  # path or module as given; empty: a cell
     script_args: tuple[str, ...] = ()
     search: str = ""  # the search that it is a trial of; empty: none
@@ -157,4 +160,5 @@ class TrainingJob(Record):
     @property
     def refers_to(self) -> tuple[str, ...]:
         """The run, while it is written to; afterwards the job tells where things came from, and needs none of them."""
-        return (run_subject(self.run_id),) if self.active and self.run_id else ()
+        run = (run_subject(self.run_id),) if self.active and self.run_id else ()
+        return (*run, f"environment:{self.environment}") if self.active and self.environment else run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +15,9 @@ from mlcycle_nb.files import write_atomically
 from mlcycle_nb.training import carry, cell_sources
 from mlcycle_nb.training.cell import Cell, read_cell, resolve
 from mlcycle_nb.training.checkpoints import CheckpointRecord, CheckpointStore
+from mlcycle_nb.training.environments import Runtime, runtime
 from mlcycle_nb.training.follow import JobFollower, ProgressReader
+from mlcycle_nb.training.inputs import seal_inputs
 from mlcycle_nb.training.job_folder import JobFolder, JobSpec
 from mlcycle_nb.training.launch import threads_for
 from mlcycle_nb.training.logs import LOG_LINES, printed
@@ -28,6 +29,7 @@ from mlcycle_nb.training.submission import Param, TrainingOptions, check_model
 from mlcycle_nb.training.trouble import check_policies
 
 if TYPE_CHECKING:
+    from mlcycle_nb.development.provenance import Provenance
     from mlcycle_nb.development.records import ModelVersion
     from mlcycle_nb.development.service import ModelDevelopmentManager
     from mlcycle_nb.training.dry_run_report import DryRun
@@ -78,6 +80,7 @@ class TrainingManager:
         on_trouble: Mapping[str, str] | None = None,
         max_rollbacks: int = 3,
         resume: str = "auto",
+        environment: str = "",
         register: bool = False,
         cell_number: int | None = None,
     ) -> TrainingHandle:
@@ -113,6 +116,8 @@ class TrainingManager:
         resume : {"auto", "never"}
             ``auto``: a job that a shutdown ended goes on by itself, and one that was stopped goes on from its newest
             checkpoint when its cell is run again.
+        environment : str
+            Name of the isolated environment that the workers run in; the kernel's own by default.
         register : bool
             Package and register the model when the handle has been waited for.
         cell_number : int, optional
@@ -147,6 +152,7 @@ class TrainingManager:
             on_trouble=dict(on_trouble or {}),
             max_rollbacks=max_rollbacks,
             resume=resume,
+            environment=environment,
         )
         cell = read_cell(source)
         names = resolve(cell, namespace or {})
@@ -321,7 +327,7 @@ class TrainingManager:
         job = self._new_job(search.model, cell, search.data_digest, options, False)
         spec = replace(self._spec(replace(job, id=search.id), options), cell_number=cell_number, trial=True)
         spec = replace(spec, threads=threads_for(options.processes * search.concurrent))
-        _fill(folder, spec, cell, payload, _provenance(cell, options, search.data_digest, None))
+        _fill(folder, spec, cell, payload, _provenance(cell, options, search.data_digest, None, self._runtime(options)))
 
     @property
     def searches(self) -> Searches:
@@ -469,7 +475,8 @@ class TrainingManager:
             phase="queued",
             created_at=self._context.clock.now(),
             model=model,
-            key=options.digest_with(model, cell.digest, data_digest),
+            key=options.digest_with(model, cell.digest, data_digest + self._runtime(options).lock),
+            environment=options.environment,
             cell_digest=cell.digest,
             data_digest=data_digest,
             processes=options.processes,
@@ -511,7 +518,8 @@ class TrainingManager:
         Returns the job and whether it is one that another client submitted first.
         """
         jobs = self._context.folder("training", "jobs")
-        origin = _provenance(cell, options, job.data_digest, script)
+        origin = _provenance(cell, options, job.data_digest, script, self._runtime(options))
+        job = replace(job, not_reproducible=origin.not_reproducible)
         for _ in range(_INSERT_TRIES):
             named = replace(job, id=self._free_id(jobs, job.model))
             folder = JobFolder(jobs / named.id)
@@ -541,8 +549,11 @@ class TrainingManager:
         taken = [path.name.rpartition("-")[2] for path in jobs.glob(f"{model}-*")]
         return f"{model}-{1 + max((int(number) for number in taken if number.isdigit()), default=0)}"
 
-    @staticmethod
-    def _spec(job: TrainingJob, options: TrainingOptions) -> JobSpec:
+    def _runtime(self, options: TrainingOptions) -> Runtime:
+        return runtime(self._development.environments, options.environment)
+
+    def _spec(self, job: TrainingJob, options: TrainingOptions) -> JobSpec:
+        place = self._runtime(options)
         steps, seconds = options.checkpoint_steps_and_seconds()
         return JobSpec(
             job=job.id,
@@ -561,9 +572,9 @@ class TrainingManager:
             keep_best=options.keep_best,
             grace_seconds=options.grace_seconds(),
             on_trouble=check_policies(options.on_trouble),
-            python=sys.executable,
+            python=place.python,
             cwd=os.getcwd(),
-            sys_path=[path or os.getcwd() for path in sys.path],
+            sys_path=list(place.sys_path),
         )
 
     def _handle(self, job: str, *, attached: bool, resumed_from: int | None = None) -> TrainingHandle:
@@ -572,14 +583,17 @@ class TrainingManager:
         return TrainingHandle(self, job, attached=attached, resumed_from=resumed_from, sustain=self._context.revive_supervisor)
 
 
-def _fill(folder: JobFolder, spec: JobSpec, cell: Cell, payload: tuple[bytes, list[memoryview]], origin: str) -> None:
+def _fill(
+    folder: JobFolder, spec: JobSpec, cell: Cell, payload: tuple[bytes, list[memoryview]], origin: Provenance
+) -> None:
     """Write everything that workers need into a folder."""
     folder.make()
     carry.write(folder.payload, *payload)
     cell_sources.write(folder.payload, payload[0])
     write_atomically(folder.cell, cell.source)
     folder.write_spec(spec)
-    write_atomically(folder.provenance, origin)
+    write_atomically(folder.provenance, origin.to_json())
+    seal_inputs(folder)
 
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -589,12 +603,14 @@ def _known(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-def _provenance(cell: Cell, options: TrainingOptions, data_digest: str, script: Script | None) -> str:
+def _provenance(
+    cell: Cell, options: TrainingOptions, data_digest: str, script: Script | None, place: Runtime
+) -> Provenance:
     """Capture where the job comes from here: the supervisor, which starts the run, does not know the notebook."""
     from mlcycle_nb.development import provenance
 
     running, _ = provenance.session_cells()
     verbatim = None if running and script is None else cell.source
-    origin = provenance.capture(cell=verbatim, seeds={"training": options.seed})
+    origin = provenance.capture(cell=verbatim, seeds={"training": options.seed}, needs=cell.free)
     name = "notebook" if script is None else "script_call"
-    return replace(origin, data={name: f"sha256:{data_digest}"}).to_json()
+    return place.mark(replace(origin, data={name: f"sha256:{data_digest}"}))

@@ -8,10 +8,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from mlcycle_nb.errors import InvalidInput
-from mlcycle_nb.references import check_name, parse_duration
+from mlcycle_nb.references import check_name, format_duration, parse_duration
+from mlcycle_nb.training.trouble import check_policies
 
+RESUMES = ("auto", "never")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("no", "bf16", "fp16")
 MAX_PROCESSES = 256
@@ -29,6 +32,18 @@ class TrainingOptions:
         ``"200"`` steps or ``"30s"``; besides, one is taken after each epoch.
     max_restarts : int
         Crashes in a row, without a new checkpoint in between, that are recovered from.
+    grace : str
+        From being told to stop, by a request or a signal, to the end with a checkpoint; then the workers are killed.
+    stall : str
+        How long no step may come once training has begun.
+    on_trouble : mapping of str to str
+        Kind of trouble -> ``stop``, ``rollback`` or ``ignore``; see `trouble.DEFAULT_POLICIES`.
+    max_rollbacks : int
+        Roll-backs of one job; the next trouble of the kind stops it.
+    environment : str
+        Name of the isolated environment that the workers run in; empty for the kernel's own.
+    resume : {"auto", "never"}
+        Whether what was ended from outside goes on by itself, and what was stopped when its cell is run again.
     """
 
     processes: int = 1
@@ -42,6 +57,12 @@ class TrainingOptions:
     keep_last: int = 2
     keep_best: int = 1
     max_restarts: int = 5
+    grace: str = "30s"
+    stall: str = "20m"
+    on_trouble: Mapping[str, str] = field(default_factory=dict)
+    max_rollbacks: int = 3
+    resume: str = "auto"
+    environment: str = ""
 
     def __post_init__(self) -> None:
         _whole("processes", self.processes, 1, MAX_PROCESSES)
@@ -51,11 +72,25 @@ class TrainingOptions:
         _whole("keep_last", self.keep_last, 1, 1000)
         _whole("keep_best", self.keep_best, 0, 1000)
         _whole("max_restarts", self.max_restarts, 0, 1000)
+        _whole("max_rollbacks", self.max_rollbacks, 0, 1000)
         _one_of("device", self.device, DEVICES)
+        _one_of("resume", self.resume, RESUMES)
         _one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         for name, value in self.params.items():
             check_param(name, value)
         self.checkpoint_steps_and_seconds()
+        self.grace_seconds(), self.stall_seconds()
+        check_policies(self.on_trouble)
+        if self.environment:
+            check_name(self.environment, "environment name")
+
+    def grace_seconds(self) -> float:
+        """Return the grace, from a second to a day."""
+        return _seconds("grace", self.grace, timedelta(days=1))
+
+    def stall_seconds(self) -> float:
+        """Return how long no step may come, from a second to four weeks."""
+        return _seconds("stall", self.stall, timedelta(weeks=4))
 
     def checkpoint_steps_and_seconds(self) -> tuple[int, float]:
         """Return steps between checkpoints, or 0, and seconds between them."""
@@ -87,20 +122,20 @@ def parse_params(texts: Sequence[str]) -> dict[str, Param]:
             raise InvalidInput("a parameter has no value", value=text, where="--param", remedy="write --param lr=0.01")
         if name in params:
             raise InvalidInput(f"parameter {name!r} is given twice", value=text, where="--param")
-        params[name] = _parse_value(value)
+        params[name] = parse_value(value)
         check_param(name, params[name])
     return params
 
 
-def check_param(name: str, value: object) -> None:
+def check_param(name: str, value: object, *, where: str = "--param") -> None:
     """Refuse a parameter that is no plain value or has no proper name."""
     if not isinstance(name, str) or not _PARAMETER.fullmatch(name):
-        raise InvalidInput("a parameter's name must be a Python name", value=name, where="--param")
+        raise InvalidInput("a parameter's name must be a Python name", value=name, where=where)
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidInput(f"parameter {name!r} must be finite", value=value, where="--param")
+        raise InvalidInput(f"parameter {name!r} must be finite", value=value, where=where)
     if not isinstance(value, str | int | float | bool | None):
         remedy = "define objects in a cell above and use them by name"
-        raise InvalidInput(f"parameter {name!r} must be a plain value", value=value, where="--param", remedy=remedy)
+        raise InvalidInput(f"parameter {name!r} must be a plain value", value=value, where=where, remedy=remedy)
 
 
 def check_model(name: str) -> str:
@@ -108,7 +143,8 @@ def check_model(name: str) -> str:
     return check_name(name, "model name")
 
 
-def _parse_value(text: str) -> Param:
+def parse_value(text: str) -> Param:
+    """Read one value: a whole number, a fraction, true, false, none, else text."""
     words: dict[str, Param] = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -123,6 +159,13 @@ def _parse_value(text: str) -> Param:
 def _whole(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidInput(f"{name} must be a whole number from {low} to {high}", value=value)
+
+
+def _seconds(name: str, text: str, longest: timedelta) -> float:
+    length = parse_duration(text, what=name, minimum=timedelta(seconds=1))
+    if length > longest:
+        raise InvalidInput(f"{name} is out of range", value=text, remedy=f"use from 1s to {format_duration(longest)}")
+    return length.total_seconds()
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
