@@ -38,12 +38,13 @@ def metric_rows(events: Iterable[dict[str, Any]], total_steps: int | None) -> li
 def newer(rows: list[MetricRow], sent: dict[str, int]) -> list[MetricRow]:
     """Return the rows past the highest step sent for their key, and raise those marks.
 
-    After a resume the steps since the checkpoint run again and give the same values; they are handed on once.
+    After a resume the steps since the checkpoint run again and give the same values; the first row of each step counts.
+    So who reads the same events a second time, after a crash before the marks were stored, sends the very same rows.
     """
     before = dict(sent)
     fresh: dict[tuple[str, int], MetricRow] = {}
     for row in rows:
         if row.step > before.get(row.key, -1):
-            fresh[row.key, row.step] = row
+            fresh.setdefault((row.key, row.step), row)
             sent[row.key] = max(row.step, sent.get(row.key, -1))
     return list(fresh.values())

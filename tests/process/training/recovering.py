@@ -41,7 +41,8 @@ scheduler = {
 }[params.get("schedule", "none")]()
 
 rank = accelerator.process_index
-log_of_rows = open(os.path.join(params.seen, f"{rank}-{time.time_ns()}"), "w", buffering=1)
+attempt = os.environ["TORCHELASTIC_RUN_ID"].rpartition("-")[2]
+log_of_rows = open(os.path.join(params.seen, f"{rank}-{attempt}"), "w", buffering=1)
 fetched = []
 taken = 0
 
@@ -159,18 +160,18 @@ def rows_seen(folder: JobFolder) -> list[list[list[int]]]:
     world, every = spec.processes, spec.gradient_accumulation
     length = math.ceil(math.ceil(ROWS / BATCH) / world)  # batches of a rank in an epoch
     updates = math.ceil(length / every)
-    starts = []
+    starts = {}
     for event in EventReader(folder.events).read():
         if event["kind"] == "fit":
             epoch, step = event["epoch"], event["step"]
-            starts.append(epoch * length + min((step - epoch * updates) * every, length))
+            starts[event["attempt"]] = epoch * length + min((step - epoch * updates) * every, length)
     ranks = []
     for rank in range(world):
-        attempts = sorted((folder.path / "seen").glob(f"{rank}-*"), key=lambda path: int(path.name.split("-")[1]))
-        begun = attempts[-len(starts) :]
         history: list[list[int]] = []
-        for start, path in zip(starts, begun, strict=True):
-            lines = path.read_text().splitlines()
+        for attempt, start in sorted(starts.items()):
+            path = Path(spec.params["seen"]) / f"{rank}-{attempt}"
+            lines = path.read_text().splitlines() if path.exists() else []
+            assert len(history) >= start, "the attempt went on from further than any before it came"
             history[start:] = [[int(row) for row in line.split()] for line in lines]
         ranks.append(history)
     return ranks
