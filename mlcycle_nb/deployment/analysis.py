@@ -1,4 +1,4 @@
-"""Judges a rollout from what the gateway and the replicas logged: errors, latency, and disagreement with stable.
+"""Judges a rollout from what was logged: errors, latency, disagreement with stable, shift of answers, accuracy.
 
 The tests are sequential: they may be looked at after every request and still roll a healthy canary back with
 probability at most ``alpha`` over the whole rollout, all metrics together. Their state is plain JSON, stored with the
@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cattrs
 
+from mlcycle_nb.deployment.accuracy import wrong_answers
 from mlcycle_nb.deployment.judgement import Judgement, MetricVerdict
 from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout, RolloutPolicy
+from mlcycle_nb.deployment.shift import ShiftTest, answers_of
 from mlcycle_nb.deployment.traffic import charged, failed
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.serving.gateway import AccessRow
@@ -49,6 +51,10 @@ class AnalysisState:
     slow_bound: BoundedRateTest | None = None
     slow_over_ms: float | None = None
     disagreement: BoundedRateTest | None = None
+    shift: ShiftTest | None = None
+    accuracy: ErrorRateTest | None = None
+    labels_until: str = ""  # file of labels that was counted last
+    last_request: datetime | None = None  # of the new version
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -85,19 +91,48 @@ class Baseline:
         )
 
 
-def begin(record: Rollout, position: str | None, now: datetime, baseline: Baseline | None = None) -> AnalysisState:
-    """Return the state before the first request of a rollout that starts to take traffic."""
+def judged_metrics(record: Rollout) -> tuple[str, ...]:
+    """Return which metrics a rollout has, as options name them."""
+    mirrored = record.policy.mirror > 0 and record.strategy is not DeploymentStrategy.ROLLING
+    # After the switch of a blue-green deployment stable tells nobody anything to compare with.
+    served_by_both = record.strategy is not DeploymentStrategy.BLUE_GREEN
+    names = ["error-rate", "latency"]
+    return (*names, *["disagreement"] * mirrored, *["prediction-shift", "accuracy"] * served_by_both)
+
+
+def begin(
+    record: Rollout,
+    position: str | None,
+    now: datetime,
+    baseline: Baseline | None = None,
+    *,
+    classes: int = 0,
+    labels_until: str = "",
+) -> AnalysisState:
+    """Return the state before the first request of a rollout that starts to take traffic.
+
+    Parameters
+    ----------
+    classes : int
+        Classes of the new version; 0 when it gives values.
+    labels_until : str
+        The newest file of labels: what has arrived before the rollout does not count.
+    """
     policy = record.policy
-    mirrored = policy.mirror > 0 and record.strategy is not DeploymentStrategy.ROLLING
-    alpha = policy.alpha / (3 if mirrored else 2)
+    names = judged_metrics(record)
+    # What is only watched fails nothing, so it takes nothing of the error that all others share.
+    alpha = policy.alpha / max(sum(name not in policy.watched for name in names), 1)
     least = policy.min_requests
-    state = AnalysisState(position=position, paired_until=now)
+    state = AnalysisState(position=position, paired_until=now, labels_until=labels_until)
+    mirrored = "disagreement" in names
     if mirrored:
         disagreement = BoundedRateTest(bound=policy.max_disagreement, alpha=alpha, minimum_requests=least)
         state = replace(state, disagreement=disagreement)
     if record.strategy is not DeploymentStrategy.BLUE_GREEN:
         return replace(
             state,
+            shift=ShiftTest.start(bound=policy.max_shift, alpha=alpha, minimum_requests=least, classes=classes),
+            accuracy=ErrorRateTest(alpha=alpha, tolerated_increase=policy.max_accuracy_loss, minimum_requests=least),
             errors=ErrorRateTest(alpha=alpha, tolerated_increase=policy.max_error_increase, minimum_requests=least),
             latency=LatencyTest(
                 alpha=alpha,
@@ -129,7 +164,10 @@ def add_requests(state: AnalysisState, record: Rollout, rows: Sequence[AccessRow
     stable = [row for row in split if row.version == record.base]
     step = "" if record.in_force_since is None else f"{record.step}@{format_time(record.in_force_since)}"
     before = state.step_requests if step == state.step else 0
-    state = replace(state, position=position, step=step, step_requests=before + (len(canary) if step else 0))
+    last = max((row.time for row in canary), default=state.last_request)
+    state = replace(
+        state, position=position, step=step, step_requests=before + (len(canary) if step else 0), last_request=last
+    )
     if not canary and not stable:
         return state
     slow = [row.duration_ms for row in canary if _timed(row) and row.duration_ms is not None]
@@ -165,10 +203,37 @@ def _timed(row: AccessRow) -> bool:
 def add_pairs(state: AnalysisState, record: Rollout, predictions: pa.Table, until: datetime) -> AnalysisState:
     """Return the state after the predictions up to `until`, those of both versions joined by prediction id."""
     state = replace(state, paired_until=until)
-    if state.disagreement is None or predictions.num_rows == 0 or record.base is None:
+    if predictions.num_rows == 0 or record.base is None:
+        return state
+    if state.shift is not None:
+        canary, stable = answers_of(predictions, record.target), answers_of(predictions, record.base)
+        state = replace(state, shift=state.shift.updated(canary=canary, stable=stable))
+    if state.disagreement is None:
         return state
     pairs, events = disagreements(predictions, stable=record.base, canary=record.target)
     return replace(state, disagreement=state.disagreement.updated(requests=pairs, events=events))
+
+
+def add_labels(
+    state: AnalysisState,
+    record: Rollout,
+    predictions: pa.Table,
+    labels: pa.Table,
+    class_names: tuple[str, ...],
+    until: str,
+) -> AnalysisState:
+    """Return the state after the labels of the files up to `until`, for predictions since the rollout began."""
+    state = replace(state, labels_until=until)
+    if state.accuracy is None or record.base is None:
+        return state
+    found = wrong_answers(predictions, labels, class_names, (record.base, record.target))
+    accuracy = state.accuracy.updated(
+        canary_requests=found[record.target][0],
+        canary_errors=found[record.target][1],
+        baseline_requests=found[record.base][0],
+        baseline_errors=found[record.base][1],
+    )
+    return replace(state, accuracy=accuracy)
 
 
 def disagreements(predictions: pa.Table, *, stable: int, canary: int) -> tuple[int, int]:
@@ -213,7 +278,25 @@ def judge(state: AnalysisState, policy: RolloutPolicy) -> Judgement:
     if state.disagreement is not None:
         found = state.disagreement.evidence()
         metrics.append(_verdict("disagreement", found, least, _over(found.high, state.disagreement.bound)))
-    return Judgement(metrics=tuple(metrics), step_requests=state.step_requests)
+    if state.shift is not None:
+        found = state.shift.evidence()
+        metrics.append(_verdict("prediction shift", found, least, _over(found.high, policy.max_shift)))
+    if state.accuracy is not None:
+        found = state.accuracy.evidence()
+        words = "no label has arrived" if not found.requests else found.reason.replace("error rate", "wrong answers")
+        told = replace(found, reason=f"accuracy: {words}")
+        metrics.append(_verdict("accuracy", told, least, _over(found.high, policy.max_accuracy_loss)))
+    return Judgement(
+        metrics=tuple(replace(metric, mode=_mode(metric.slug, policy)) for metric in metrics),
+        step_requests=state.step_requests,
+        last_request=state.last_request,
+    )
+
+
+def _mode(slug: str, policy: RolloutPolicy) -> Literal["required", "optional", "watched"]:
+    if slug in policy.watched:
+        return "watched"
+    return "optional" if slug in policy.optional else "required"
 
 
 def _verdict(name: str, found: Evidence, least: int, worst: float | None) -> MetricVerdict:

@@ -48,6 +48,11 @@ class DeploymentMagics(StageMagics):
     @argument("--max-disagreement", metavar="SHARE", help="tolerated share of differing answers (default 0.1)")
     @argument("--max-error-increase", metavar="SHARE", help="tolerated increase of the error rate (default 0.02)")
     @argument("--max-slowdown", metavar="SHARE", help="tolerated slow-down (default 0.1)")
+    @argument("--max-shift", metavar="SHARE", help="tolerated increase of one kind of answer (default 0.15)")
+    @argument("--max-accuracy-loss", metavar="SHARE", help="tolerated increase of wrong answers (default 0.05)")
+    @argument("--require", default="", metavar="METRICS", help="must be shown to be good before all requests move")
+    @argument("--optional", default="", metavar="METRICS", help="can send it back, need not be shown to be good")
+    @argument("--watch", default="", metavar="METRICS", help="shown only; decides nothing")
     @argument("--warm", help="how long the old version is kept after the switch (default 5m)")
     @argument("--force", action="store_true", help="past the gates of the environment; needs --reason")
     @argument("--reason", default="", help="why; recorded in the audit trail")
@@ -71,6 +76,11 @@ class DeploymentMagics(StageMagics):
             max_disagreement=args.max_disagreement,
             max_error_increase=args.max_error_increase,
             max_slowdown=args.max_slowdown,
+            max_shift=args.max_shift,
+            max_accuracy_loss=args.max_accuracy_loss,
+            require=args.require or (),
+            optional=args.optional or (),
+            watch=args.watch or (),
             warm=args.warm,
             force=args.force,
             reason=args.reason,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.deployment.charts import error_points, series_chart, verdict_chart, weight_chart
@@ -12,6 +12,7 @@ from mlcycle_nb.deployment.records import Rollout
 from mlcycle_nb.deployment.status import DeploymentStatus
 from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, table, text_table
 from mlcycle_nb.notebook.panel import Action, Panel
+from mlcycle_nb.store.record import parse_time
 
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.service import ModelDeploymentManager
@@ -20,6 +21,7 @@ _WORDS = {"preparing": "waiting", "queued": "waiting", "progressing": "running",
 _TRAFFIC = ("version", "planned", "in force", "requests", "errors", "p50 ms", "p95 ms", "replicas")
 _VERDICTS = ("metric", "verdict", "estimate", "reason")
 EVENTS_SHOWN = 8
+IDLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class RolloutState:
     points: tuple[Mapping[str, Any], ...]
     verdicts: tuple[Mapping[str, Any], ...]
     problem: str
+    idle_seconds: float | None  # since the new version's last request; None before the first
     now: datetime
 
 
@@ -65,6 +68,7 @@ class RolloutPanel(Panel[RolloutState]):
             points=tuple(point for point in points if point["version"] in (record.base, record.target)),
             verdicts=tuple(store.measurements(f"rollout:{self._id}", kind="verdict", limit=3000)),
             problem=str(seen.get("error", "")),
+            idle_seconds=_seconds_since(judgement.get("last_request")),
             now=record.phase_since if record.ended else self._deployment.context.clock.now(),
         )
 
@@ -133,6 +137,9 @@ class RolloutPanel(Panel[RolloutState]):
         facts = []
         if record.phase == "progressing":
             facts.append(f"{state.step_requests} of {record.policy.min_requests} requests at this step")
+        if record.phase == "progressing" and state.idle_seconds is not None and state.idle_seconds > IDLE_SECONDS:
+            idle = f"{state.idle_seconds:.0f} s"
+            facts.append(f"no request to the new version for {idle}: the verdicts are those of then, and it holds")
         if record.reason:
             facts.append(f"reason: {record.reason}")
         if state.problem:
@@ -165,13 +172,23 @@ class RolloutPanel(Panel[RolloutState]):
     def _verdicts(self, state: RolloutState) -> list[tuple[Any, ...]]:
         return [
             (
-                metric["name"],
+                _shown_name(metric),
                 metric["outcome"],
                 figure(metric["estimate"], low=metric["low"], high=metric["high"]),
                 metric["reason"],
             )
             for metric in state.metrics
         ]
+
+
+def _seconds_since(moment: str | None) -> float | None:
+    # The gateway stamps its log by the machine's clock, whatever the workspace's clock says.
+    return None if moment is None else (datetime.now(UTC) - parse_time(moment)).total_seconds()
+
+
+def _shown_name(metric: Mapping[str, Any]) -> str:
+    mode = metric.get("mode", "required")
+    return str(metric["name"]) if mode == "required" else f"{metric['name']} ({mode})"
 
 
 def _middle(points: Sequence[Mapping[str, Any]], field: str) -> float | None:

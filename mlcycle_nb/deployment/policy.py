@@ -12,6 +12,7 @@ from mlcycle_nb.errors import InvalidInput, did_you_mean
 from mlcycle_nb.references import parse_duration
 
 DEFAULT_STEPS = "5,25,50,100"
+METRICS = ("error-rate", "latency", "disagreement", "prediction-shift", "accuracy")
 _PERCENT = re.compile(r"\d{1,3}(?:\.\d{1,2})?")
 _CHOICES = tuple(s for s in DeploymentStrategy if s is not DeploymentStrategy.ROLLBACK)
 
@@ -97,6 +98,11 @@ def make_policy(
     max_disagreement: str | float | None = None,
     max_error_increase: str | float | None = None,
     max_slowdown: str | float | None = None,
+    max_shift: str | float | None = None,
+    max_accuracy_loss: str | float | None = None,
+    require: str | Sequence[str] = (),
+    optional: str | Sequence[str] = (),
+    watch: str | Sequence[str] = (),
     warm: str | None = None,
 ) -> RolloutPolicy:
     """Return the policy of a rollout from what was asked for, with the strategy's own defaults for the rest."""
@@ -109,6 +115,7 @@ def make_policy(
     held = max(timedelta(hours=1), 10 * length) if deadline is None else parse_duration(deadline, what="--deadline")
     if held <= length:
         raise InvalidInput("--deadline must be longer than --interval", value=deadline)
+    may_fail, watched = _modes(default, require, optional, watch)
     wanted = (100 if canary else 20) if min_requests is None else min_requests
     return RolloutPolicy(
         steps=parse_steps(steps or DEFAULT_STEPS) if canary else (WHOLE,),
@@ -124,5 +131,37 @@ def make_policy(
             what="--max-error-increase",
         ),
         max_slowdown=parse_share(default.max_slowdown if max_slowdown is None else max_slowdown, what="--max-slowdown"),
+        max_shift=parse_share(default.max_shift if max_shift is None else max_shift, what="--max-shift"),
+        max_accuracy_loss=parse_share(
+            default.max_accuracy_loss if max_accuracy_loss is None else max_accuracy_loss, what="--max-accuracy-loss"
+        ),
+        optional=may_fail,
+        watched=watched,
         warm_seconds=parse_duration(warm or "5m", what="--warm").total_seconds(),
     )
+
+
+def _modes(
+    default: RolloutPolicy, require: str | Sequence[str], optional: str | Sequence[str], watch: str | Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which metrics are optional and which are only watched."""
+    modes = {name: "optional" if name in default.optional else "required" for name in METRICS}
+    said: set[str] = set()
+    for option, names in (("required", require), ("optional", optional), ("watched", watch)):
+        for name in names.split(",") if isinstance(names, str) else names:
+            word = name.strip().replace(" ", "-")
+            if word not in METRICS:
+                raise InvalidInput(
+                    "unknown metric",
+                    value=name,
+                    where=f"--{'require' if option == 'required' else 'watch' if option == 'watched' else option}",
+                    remedy=f"{did_you_mean(word, METRICS)}known: {', '.join(METRICS)}",
+                )
+            if word in said:
+                raise InvalidInput("a metric is required, optional or watched, not two of these", value=word)
+            said.add(word)
+            modes[word] = option
+    if "required" not in modes.values():
+        raise InvalidInput("at least one metric must be required", remedy="--require error-rate")
+    names_of = {mode: tuple(name for name in METRICS if modes[name] == mode) for mode in ("optional", "watched")}
+    return names_of["optional"], names_of["watched"]

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
+from mlcycle_nb.development.records import version_subject
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.store import Record
 
@@ -102,6 +103,16 @@ class Service(Record):
         return self.model
 
     @property
+    def refers_to(self) -> tuple[str, ...]:
+        """Every version that it routes to, or may be rolled back to; one that is gone answers without any."""
+        if self.phase == "gone":
+            return ()
+        routes = (self.split, self.mirror, *(route.split for route in self.pinned if not route.gone))
+        numbers = {*self.stables, *(one.version for route in routes for one in route)}
+        numbers |= set() if self.stable is None else {self.stable}
+        return tuple(version_subject(self.model, number) for number in sorted(numbers))
+
+    @property
     def rollback_target(self) -> int | None:
         """The version that was stable before the present one."""
         return next((version for version in reversed(self.stables) if version != self.stable), None)
@@ -139,6 +150,10 @@ class Revision(Record):
     def active(self) -> bool:
         return self.phase != "stopped"
 
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        return (version_subject(self.model, self.model_version),)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutPolicy:
@@ -153,6 +168,10 @@ class RolloutPolicy:
     max_slowdown: float = 0.10
     latency_slack_ms: float = 2.0
     max_disagreement: float = 0.10
+    max_shift: float = 0.15
+    max_accuracy_loss: float = 0.05
+    optional: tuple[str, ...] = ("prediction-shift", "accuracy")  # may send it back, need not be proven good
+    watched: tuple[str, ...] = ()  # shown, and decide nothing
     alpha: float = 0.05
     start_seconds: float = 120.0
     warm_seconds: float = 300.0
@@ -227,6 +246,11 @@ class Rollout(Record):
     @property
     def lock_key(self) -> str | None:
         return None if self.ended or self.phase == "queued" else self.service_id
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        numbers = {self.target, self.base or self.target}
+        return tuple(version_subject(self.model, number) for number in sorted(numbers))
 
     @property
     def place(self) -> str:

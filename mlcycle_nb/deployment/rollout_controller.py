@@ -44,7 +44,8 @@ from mlcycle_nb.supervisor.crash import crash_point
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mlcycle_nb.deployment.analysis import AnalysisMemory, Baseline
+    from mlcycle_nb.deployment.analysis import AnalysisMemory, AnalysisState, Baseline
+    from mlcycle_nb.serving.labels import LabelStore
 
 READ_SECONDS = 0.5
 PAIR_SECONDS = 1.0
@@ -123,7 +124,14 @@ class RolloutController:
             if stored is None:
                 tail = store.observed(Gateway, record.environment).get("tail") or {}
                 position = _end(log, tail.get("position"))
-                state = analysis.begin(record, position, datetime.now(UTC), self._baseline(record))
+                state = analysis.begin(
+                    record,
+                    position,
+                    datetime.now(UTC),
+                    self._baseline(record),
+                    classes=len(self._class_names(record)),
+                    labels_until=max(self._labels(record).names(), default=""),
+                )
             else:
                 state = analysis.AnalysisState.from_json(stored)
             memory = self._analyses[record.id] = analysis.AnalysisMemory(state, analysis.judge(state, record.policy))
@@ -132,12 +140,14 @@ class RolloutController:
             memory.read_at = now
             batch = log.read(state.position)
             state = analysis.add_requests(state, record, batch.rows, batch.position)
-        if state.disagreement is not None and now - memory.paired_at >= PAIR_SECONDS:
+        paired = state.disagreement is not None or state.shift is not None
+        if paired and now - memory.paired_at >= PAIR_SECONDS:
             memory.paired_at = now
             until = datetime.now(UTC) - analysis.PAIR_LAG
             if state.paired_until is None or until > state.paired_until:
                 table = self._predictions(record, state.paired_until, until)
                 state = analysis.add_pairs(state, record, table, until)
+                state = self._with_labels(state, record, until)
         if state != memory.state:
             judgement = analysis.judge(state, record.policy)
             # State, position and verdicts in one write: a crash can neither lose nor double a request.
@@ -148,6 +158,33 @@ class RolloutController:
                 self._note_series(record, judgement)
             crash_point("rollout.after_analysis")
         return memory.judgement
+
+    def _with_labels(self, state: AnalysisState, record: Rollout, until: datetime) -> AnalysisState:
+        """Return the state with labels that came before `until`: by then their predictions are in the log."""
+        from mlcycle_nb.deployment import analysis
+
+        store = self._labels(record)
+        new = store.names(after=state.labels_until, until=until)
+        if state.accuracy is None or not new:
+            return state
+        labels = store.all(after=state.labels_until, until=new[-1])
+        table = self._predictions(record, record.created_at.astimezone(UTC) - self._ahead(), until)
+        assert labels is not None
+        return analysis.add_labels(state, record, table, labels, self._class_names(record), new[-1])
+
+    def _ahead(self) -> timedelta:
+        """Return what the workspace's clock is ahead of the machine's, which stamps the predictions."""
+        return self._context.clock.now() - datetime.now(UTC)
+
+    def _labels(self, record: Rollout) -> LabelStore:
+        from mlcycle_nb.serving.labels import LabelStore
+
+        return LabelStore(self._context.folder("labels"), record.environment, record.model)
+
+    def _class_names(self, record: Rollout) -> tuple[str, ...]:
+        from mlcycle_nb.packages import PackageStore
+
+        return PackageStore(self._context.folder("packages")).open(record.digest).class_names
 
     def _note_series(self, record: Rollout, judgement: Judgement) -> None:
         owner, now = f"rollout:{record.id}", self._context.clock.now()

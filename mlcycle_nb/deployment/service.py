@@ -99,6 +99,11 @@ class ModelDeploymentManager:
         max_disagreement: str | float | None = None,
         max_error_increase: str | float | None = None,
         max_slowdown: str | float | None = None,
+        max_shift: str | float | None = None,
+        max_accuracy_loss: str | float | None = None,
+        require: str | Sequence[str] = (),
+        optional: str | Sequence[str] = (),
+        watch: str | Sequence[str] = (),
         warm: str | None = None,
         force: bool = False,
         reason: str = "",
@@ -121,8 +126,11 @@ class ModelDeploymentManager:
         steps, interval, min_requests, deadline
             Canary weights in percent; how long, and for how many requests of the new version, each is held at least;
             and for how long at most, while nothing is decided.
-        mirror, max_disagreement, max_error_increase, max_slowdown
+        mirror, max_disagreement, max_error_increase, max_slowdown, max_shift, max_accuracy_loss
             Percentage of requests that both versions answer; and what the analysis tolerates.
+        require, optional, watch : str or sequence of str
+            Metrics that must be shown to be good before all requests move; that can only send the version back; and
+            that are shown and decide nothing. By default ``prediction-shift`` and ``accuracy`` are optional.
         warm : str
             How long the old version's replicas are kept after the switch.
         force, reason : bool, str
@@ -155,6 +163,11 @@ class ModelDeploymentManager:
             max_disagreement=max_disagreement,
             max_error_increase=max_error_increase,
             max_slowdown=max_slowdown,
+            max_shift=max_shift,
+            max_accuracy_loss=max_accuracy_loss,
+            require=require,
+            optional=optional,
+            watch=watch,
             warm=warm,
         )
         if chosen is DeploymentStrategy.ROLLING:

@@ -10,7 +10,7 @@ from mlcycle_nb.deployment.records import Revision, revision_id
 from mlcycle_nb.errors import NotFound
 from mlcycle_nb.monitoring.alerts import Evidence, State
 from mlcycle_nb.monitoring.incidents import record_evidence
-from mlcycle_nb.monitoring.labels import Label, LabelStore
+from mlcycle_nb.serving.labels import Label, LabelStore
 from mlcycle_nb.monitoring.performance import measure
 from mlcycle_nb.monitoring.records import MODEL_DRIFT, Monitor, Performance, monitor_id
 from mlcycle_nb.monitoring.windows import Streak

@@ -266,7 +266,7 @@ class ModelMonitor:
             and, for requests of several rows, ``row``. A label is a class name, a class index or a number.
         """
         from mlcycle_nb.monitoring import labelling
-        from mlcycle_nb.monitoring.labels import from_mapping, read_csv
+        from mlcycle_nb.serving.labels import from_mapping, read_csv
 
         self._id(model, environment)
         found = read_csv(Path(labels)) if isinstance(labels, str | Path) else from_mapping(labels)

@@ -36,7 +36,7 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Versions 1 and 2 are good, nearly alike; 3 is version 2 with its classes permuted: quietly wrong."""
+    """Versions 1 and 2 are good, nearly alike; 3 has its classes permuted: quietly wrong; 4 always says 3."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
 
@@ -50,6 +50,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         2: LogisticRegression(max_iter=60, C=1.0).fit(x[:1400], y[:1400]),
         3: LogisticRegression(max_iter=60, C=1.0).fit(x[:1400], permuted[:1400]),
     }
+    constant = LogisticRegression(max_iter=60).fit(x[:1200], y[:1200])
+    constant.coef_ *= 1e-3
+    constant.intercept_[:] = np.eye(10)[3] * 9
+    models[4] = constant
     digests = {
         version: build_package(model, example=x[:64], reference=x[:500], out=store).digest
         for version, model in models.items()

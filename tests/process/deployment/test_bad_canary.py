@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from mlcycle_nb.deployment.records import Revision, Rollout, Service
 from mlcycle_nb.errors import Conflict, Refused
+from mlcycle_nb.serving.labels import LabelStore, from_mapping
 
 from .conftest import ENVIRONMENT, Deployed, until
 
@@ -41,6 +44,42 @@ def test_a_quietly_wrong_model_goes_back_by_disagreement(deployed: Deployed) -> 
     assert verdicts["error rate"] != "failed"
     until(lambda: revision(deployed, 3).phase == "stopped")
     assert deployed.workspace.context.processes.names(f"replica-{ENVIRONMENT}.digits.3.") == []
+
+
+def test_one_answer_for_everything_goes_back_without_copies(deployed: Deployed) -> None:
+    """Nothing is mirrored and no label comes: the kinds of its answers give it away."""
+    deployed.up(1)
+    with deployed.load() as load:
+        handle = deployed.deploy(4, strategy="canary", steps="20,100", interval="30s", mirror=0, watch="latency")
+        record = handle.wait(45)
+
+    print(record.history, load)
+    assert record.phase == "rolled_back"
+    assert "prediction shift: class 3 is 100.0% of" in record.reason
+    assert load.failed == []
+    assert weights(deployed) == {1: 10000}
+
+
+def test_late_labels_send_it_back(deployed: Deployed) -> None:
+    """Labels that arrive while the canary runs count for the answers that each version gave."""
+    deployed.up(1)
+    watched = "latency,prediction-shift,disagreement"
+    with deployed.load() as load:
+        handle = deployed.deploy(3, strategy="canary", steps="30,100", interval="60s", mirror=0, watch=watched)
+        until(lambda: load.versions().get("3", 0) > 150)
+        before = handle.record.phase
+        answers = [one for one in load.answers if one.status == 200 and one.label is not None]
+        # All are labelled as version 1 answers, which is right nearly always; version 3 is another class each time.
+        labels = {one.prediction_id: one.label if one.version == "1" else (one.label + 1) % 10 for one in answers}
+        folder = deployed.workspace.context.folder("labels")
+        LabelStore(folder, ENVIRONMENT, "digits").add(from_mapping(labels), datetime.now(UTC))
+        record = handle.wait(45)
+
+    print(record.history, load)
+    assert before == "progressing"
+    assert record.phase == "rolled_back"
+    assert record.reason.startswith("accuracy: wrong answers 100.00% of")
+    assert load.failed == []
 
 
 def test_kill_9_of_the_supervisor_converges(deployed: Deployed) -> None:

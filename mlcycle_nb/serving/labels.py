@@ -134,11 +134,36 @@ class LabelStore:
         write_atomically(self._folder / f"{number:08d}-{digest[:32]}.arrow", sink.getvalue())
         return digest
 
-    def all(self) -> pa.Table | None:
-        """Return every label, the later one where two came for one prediction."""
+    def names(self, *, after: str = "", until: datetime | None = None) -> list[str]:
+        """Return the files of labels by name, in the order in which they came; a file never changes.
+
+        Parameters
+        ----------
+        after : str
+            Only those that came later than this one.
+        until : datetime, optional
+            Only those that were written before this time of the machine's clock, and no later one of the order.
+        """
+        files = sorted(self._folder.glob("*.arrow")) if self._folder.is_dir() else []
+        found = []
+        for file in files:
+            if until is not None and file.stat().st_mtime >= until.timestamp():
+                break
+            if file.name > after:
+                found.append(file.name)
+        return found
+
+    def all(self, *, after: str = "", until: str | None = None) -> pa.Table | None:
+        """Return every label, the later one where two came for one prediction; None when there is none.
+
+        Parameters
+        ----------
+        after, until : str
+            Names of files, as `names` gives them: only labels that came later than one, and no later than the other.
+        """
         import pyarrow as pa
 
-        files = sorted(self._folder.glob("*.arrow")) if self._folder.is_dir() else []
+        files = [self._folder / name for name in self.names(after=after) if until is None or name <= until]
         if not files:
             return None
         tables = []
