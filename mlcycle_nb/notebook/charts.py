@@ -53,6 +53,7 @@ def line_chart(
     y_title: str,
     x_title: str = "step",
     breaks: Sequence[float] = (),
+    best_is_low: bool = True,
     width: int = WIDTH,
     height: int = HEIGHT,
 ) -> Any:
@@ -68,6 +69,8 @@ def line_chart(
         What the axes measure, with the unit where there is one.
     breaks : sequence of float
         Places at which the work was taken up again, drawn as thin vertical lines.
+    best_is_low : bool
+        Whether the best points lie at the bottom: their labels go where no line is.
     """
     import altair as alt
 
@@ -105,7 +108,9 @@ def line_chart(
     ]
     best = alt.Chart().encode(x="x:Q", y="y:Q", color=colour, tooltip=tooltip)
     points = best.mark_point(shape="diamond", size=110, filled=True, opacity=1)
-    labels = best.mark_text(dy=-11, fontSize=11, fontWeight=600).encode(text="label:N")
+    labels = best.mark_text(dy=15 if best_is_low else -14, align="right", dx=8, fontSize=11, fontWeight=600).encode(
+        text="label:N"
+    )
     rules = (
         alt.Chart(alt.Data(values=[{"x": step} for step in breaks]))
         .mark_rule(strokeDash=[2, 3], color=GREY, strokeWidth=1.5)

@@ -12,6 +12,8 @@ from mlcycle_nb.errors import MLCycleError
 
 _MAGIC = re.compile(r"^\s*(%%?)([a-z_]+)\s")
 _TAKES_REFERENCE = frozenset({"validate", "deploy", "retire", "approve", "model", "lifecycle", "monitor", "rollback"})
+_TRAIN_VERBS = ("attach", "list", "logs", "register", "resume", "stop")
+_MOST_JOBS = 50
 
 
 def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
@@ -31,6 +33,8 @@ def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
         token = context.token
         if token.startswith("-"):
             words = sorted({o for action in parser._actions for o in action.option_strings if o.startswith("--")})
+        elif found[1] == "%" and found[2] == "train":
+            words = _training_words(line[found.end() :], open_workspace)
         elif found[2] in _TAKES_REFERENCE:
             words = _references(open_workspace)
         else:
@@ -43,6 +47,19 @@ def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
         }
 
     return match
+
+
+def _training_words(line: str, open_workspace: Callable[[], Any]) -> list[str]:
+    """Return the verbs for the first word, and job ids after one of them."""
+    first, space, _ = line.lstrip().partition(" ")
+    if not space:
+        return list(_TRAIN_VERBS)
+    if first not in _TRAIN_VERBS:
+        return []
+    try:
+        return [job.id for job in open_workspace().training.jobs()[:_MOST_JOBS]]
+    except MLCycleError:
+        return []
 
 
 def _references(open_workspace: Callable[[], Any]) -> list[str]:

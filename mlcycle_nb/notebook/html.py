@@ -119,6 +119,20 @@ def figure(value: float | None, unit: str = "", low: float | None = None, high: 
     return f"{text} {unit}".rstrip()
 
 
+def span(seconds: float) -> str:
+    """Return a length of time in its two largest units: ``42 s``, ``3 min 5 s``, ``2 h 10 min``, ``3 d 4 h``."""
+    left = max(0, round(seconds))
+    sizes = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    found: list[tuple[int, str]] = []
+    for unit, size in sizes:
+        if left >= size or (found and len(found) < 2) or unit == "s":
+            found.append((left // size, unit))
+        left %= size
+        if len(found) == 2:
+            break
+    return " ".join(f"{count} {unit}" for count, unit in found if count or len(found) == 1) or "0 s"
+
+
 def number(value: float) -> str:
     """Return a number with three significant digits, whole numbers whole."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):

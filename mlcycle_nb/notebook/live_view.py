@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlcycle_nb.notebook.panel import Action, Panel
 
 _TEND_SECONDS = 1.0
+_ALIVE_SECONDS = 5.0
 _ASSETS = Path(__file__).parent / "assets"
 
 
@@ -90,6 +91,7 @@ class LiveView:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._tended_at = 0.0
+        self._alive_at = time.monotonic() + _ALIVE_SECONDS
         first, over = self._look()
         self.widget = _widget_class()(key=uuid.uuid4().hex, state={**first, "message": "", "number": 0})
         self.widget.on_msg(self._heard)
@@ -127,8 +129,9 @@ class LiveView:
             "after": after,
             "buttons": [[action.label, action.tone] for action in actions],
             "charts": charts,
+            "over": panel.finished(state),
         }
-        return json.loads(json.dumps(look)), panel.finished(state)
+        return json.loads(json.dumps(look)), bool(look["over"])
 
     def _keep_fresh(self, over: bool = False) -> None:
         self._thread = threading.Thread(
@@ -173,7 +176,11 @@ class LiveView:
         with self._lock:
             change = view_change(self.widget.state, look)
             if not change:
+                if time.monotonic() >= self._alive_at:
+                    self._alive_at = time.monotonic() + _ALIVE_SECONDS
+                    self.widget.send({"alive": 1})  # so that a page can tell a quiet kernel from one that is gone
                 return
+            self._alive_at = time.monotonic() + _ALIVE_SECONDS
             number = self.widget.state["number"] + 1
             self.widget.state.update({**look, "number": number})
             self.widget.send({**change, "number": number})
@@ -210,7 +217,7 @@ def view_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
         pieces = html_change(old[part], new[part])
         if pieces is not None:
             change[part] = pieces
-    for part in ("label", "buttons", "message"):
+    for part in ("label", "buttons", "message", "over"):
         if old[part] != new[part]:
             change[part] = new[part]
     if [chart["spec"] for chart in old["charts"]] != [chart["spec"] for chart in new["charts"]]:

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 _making = threading.Lock()
-_SNIPPET = "export { vegaEmbed, vega };"
+_SNIPPET = "export { vegaEmbed };"
 
 
 def library() -> Any:

@@ -11,6 +11,7 @@ from mlcycle_nb.notebook.html import BLUE, GREEN, RED, SKY
 from mlcycle_nb.training.progress import Progress
 
 MOST_CHARTS = 4
+WIDTH = 340  # two beside each other in a page of 800 pixels and more
 _SIDE = re.compile(r"^(train|training|val|valid|validation|eval|test)_(?=.)")
 _SIDES = {"train": "training", "valid": "validation", "val": "validation", "eval": "evaluation"}
 _NOT_DRAWN = frozenset({"lr"})
@@ -49,13 +50,21 @@ def _family_chart(family: str, names: Sequence[str], progress: Progress) -> Any:
         best = progress.best_point() if name == progress.best_name else None
         label, colour, dashed = _look(name)
         lines[label] = Line(points, colour, dashed, best)
-    return line_chart(lines, title=family, y_title=family, x_title="optimizer step", breaks=progress.resumed)
+    return line_chart(
+        lines,
+        title=family,
+        y_title=family,
+        x_title="optimizer step",
+        breaks=progress.resumed,
+        best_is_low=not progress.higher_is_better,
+        width=WIDTH,
+    )
 
 
 def _look(name: str) -> tuple[str, str, bool]:
     found = _SIDE.match(name)
     if found is None:
-        return (f"{name}, each step" if name == "loss" else name), BLUE, False
+        return ("training, each step" if name == "loss" else name), BLUE, False
     side = _SIDES.get(found[1], found[1])
     if side == "training":
         return "training, mean of the epoch", SKY, True

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from mlcycle_nb.errors import inert
-from mlcycle_nb.notebook.html import GREY, RED, Markup, badge, escape, heading, ink, number, paragraph, table
-from mlcycle_nb.references import format_duration
+from mlcycle_nb.notebook.html import GREY, RED, Markup, badge, escape, heading, ink, number, paragraph, span, table
 from mlcycle_nb.training.charts import undrawn
 from mlcycle_nb.training.checkpoints import CheckpointRecord
 from mlcycle_nb.training.heartbeat import Beat
@@ -53,11 +51,20 @@ class TrainingState:
         return min(1.0, self.progress.step / total) if total else None
 
     @property
+    def recovering(self) -> bool:
+        """Whether the workers were lost and the next ones are not at work yet."""
+        job = self.job
+        begun = self.progress.attempt >= job.attempt
+        return job.active and bool(job.restarts) and (job.phase == "restarting" or not begun)
+
+    @property
     def word(self) -> str:
         """The phase, as badges know it."""
         if self.job.stop_requested_at is not None and self.job.active:
             return "stopping"
-        words = {"finished": "completed", "queued": "waiting", "restarting": "recovering"}
+        if self.recovering:
+            return "recovering"
+        words = {"finished": "completed", "queued": "waiting"}
         return words.get(self.job.phase, self.job.phase)
 
 
@@ -77,7 +84,7 @@ def html(state: TrainingState, charts_here: str) -> str:
     parts.append(Markup(charts_here))
     facts = facts_of(state)
     if facts:
-        parts.append(table(("", ""), facts))
+        parts.append(_facts_table(facts))
     parts.append(table(*ranks_table(state), caption="ranks"))
     if state.checkpoints:
         parts.append(table(*checkpoints_table(state), caption="checkpoints on the disk"))
@@ -103,6 +110,16 @@ def _progress_bar(state: TrainingState) -> Markup:
 def _pace_line(state: TrainingState) -> Markup:
     spans = "".join(f'<span style="margin-right:18px;white-space:nowrap">{escape(text)}</span>' for text in pace(state))
     return Markup(f'<div style="margin:4px 0;font-variant-numeric:tabular-nums">{spans}</div>')
+
+
+def _facts_table(facts: list[tuple[str, str]]) -> Markup:
+    cell = "padding:1px 14px 1px 0;text-align:left;vertical-align:top"
+    rows = "".join(
+        f'<tr><th scope="row" style="{cell};font-weight:400;color:{ink(GREY)}">{escape(name)}</th>'
+        f'<td style="{cell}">{escape(value)}</td></tr>'
+        for name, value in facts
+    )
+    return Markup(f'<table style="border-collapse:collapse;font-size:0.95em"><tbody>{rows}</tbody></table>')
 
 
 def _printed(state: TrainingState) -> Markup:
@@ -140,7 +157,7 @@ def _phase(state: TrainingState) -> str:
     job = state.job
     if job.stop_requested_at is not None and job.active:
         return "stopping, after a checkpoint"
-    return f"recovering ({job.restarts[-1].why})" if job.phase == "restarting" and job.restarts else job.phase
+    return f"recovering ({job.restarts[-1].why})" if state.recovering else job.phase
 
 
 def _bar(state: TrainingState) -> str:
@@ -164,16 +181,16 @@ def pace(state: TrainingState) -> list[str]:
     progress, found = state.progress, _place(state)
     if not state.job.active:
         if state.job.started_at is not None and state.job.ended_at is not None:
-            found.append(f"took {format_duration(_whole(state.job.ended_at - state.job.started_at))}")
+            found.append(f"took {span((state.job.ended_at - state.job.started_at).total_seconds())}")
         return found
-    if state.job.phase != "running":
+    if state.job.phase != "running" or state.recovering:
         return found
     if progress.throughput:
         found.append(f"{number(_rounded(progress.throughput))} samples/s")
     if progress.steps_per_second:
         found.append(f"{number(_rounded(progress.steps_per_second))} steps/s")
     if progress.eta_seconds is not None:
-        found.append(f"about {format_duration(timedelta(seconds=math.ceil(progress.eta_seconds)))} left")
+        found.append(f"about {span(math.ceil(progress.eta_seconds))} left")
     return found
 
 
@@ -186,7 +203,7 @@ def _trouble(state: TrainingState) -> str:
     job, progress = state.job, state.progress
     if job.failure is not None:
         return f"failed: {job.failure}"
-    if job.phase == "restarting" and job.restarts:
+    if state.recovering:
         last = job.restarts[-1]
         place = "the start" if last.from_step is None else f"step {last.from_step}"
         return f"recovering: {last.why}; goes on from {place}"
@@ -194,7 +211,7 @@ def _trouble(state: TrainingState) -> str:
     if silent:
         ages = [state.now - state.beats[rank].time for rank in silent]
         names = ", ".join(map(str, silent))
-        return f"no sign of life from rank {names} for {format_duration(timedelta(seconds=round(max(ages))))}"
+        return f"no sign of life from rank {names} for {span(max(ages))}"
     if job.active and progress.not_finite:
         counted = ", ".join(f"{name} {count} times" for name, count in sorted(progress.not_finite.items()))
         return f"NaN or infinite: {counted}"
@@ -288,7 +305,7 @@ def _age(state: TrainingState, beat: Beat | None) -> str:
     if not state.job.active:
         return ""
     age = state.now - beat.time
-    return "now" if age < SILENT_SECONDS else f"{format_duration(timedelta(seconds=round(age)))} ago"
+    return "now" if age < SILENT_SECONDS else f"{span(age)} ago"
 
 
 def checkpoints_table(state: TrainingState) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -325,10 +342,6 @@ def _size(size: int) -> str:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.2g}") if value < 100 else float(f"{value:.3g}")
-
-
-def _whole(duration: timedelta) -> timedelta:
-    return timedelta(seconds=math.ceil(duration.total_seconds()))
 
 
 def _bounded(line: str) -> str:

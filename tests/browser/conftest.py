@@ -139,8 +139,13 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
             page.goto(f"http://127.0.0.1:{port}/lab?reset")
             page.wait_for_function("window.jupyterapp && window.jupyterapp.restored")
             page.evaluate("window.jupyterapp.restored.then(() => null)")
-            yield opened
-            browser.close()
+            try:
+                yield opened
+            finally:
+                shots = os.environ.get("MLCYCLE_SCREENSHOTS")
+                if shots:
+                    page.screenshot(path=str(Path(shots) / "last.png"))
+                browser.close()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)

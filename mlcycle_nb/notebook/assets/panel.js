@@ -2,6 +2,7 @@
 // The other half is live_view.py; the forms of changes are those of increments.py.
 
 const stores = new Map(); // by the panel's key: several views may show one model
+const SILENT_MS = 15000;
 let library = null; // Vega, loaded once a page
 
 // -- state -----------------------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ function applyHtml(html, change) {
 
 function applyChange(state, change) {
   for (const name of ["before", "after"]) if (change[name]) state[name] = applyHtml(state[name], change[name]);
-  for (const name of ["buttons", "message", "label"]) if (change[name] !== undefined) state[name] = change[name];
+  for (const name of ["buttons", "message", "label", "over"]) if (change[name] !== undefined) state[name] = change[name];
   if (change.charts) state.charts = change.charts;
   for (const [place, sets] of change.data ?? []) {
     const chart = state.charts[place];
@@ -41,8 +42,10 @@ function applyChange(state, change) {
 function storeOf(model) {
   const key = model.get("key");
   if (!stores.has(key)) {
-    const store = { state: structuredClone(model.get("state")), views: new Set() };
+    const store = { state: structuredClone(model.get("state")), views: new Set(), heardAt: Date.now() };
     const took = (message) => {
+      store.heardAt = Date.now();
+      if (message.alive) return;
       if (message.full) store.state = message.full;
       else if (message.number === store.state.number + 1) {
         applyChange(store.state, message);
@@ -124,8 +127,12 @@ function themed(spec) {
   return { ...spec, background: null, config };
 }
 
-function rowsOf(set) {
-  return set.rows.map((row) => Object.fromEntries(set.fields.map((field, place) => [field, row[place]])));
+function rowsOf(set, parse = {}) {
+  // Vega reads what a specification brings as its `parse` says, but takes later rows as they are.
+  const read = { date: Date.parse, number: Number, boolean: Boolean, string: String };
+  const readers = set.fields.map((field) => read[parse?.[field]] ?? ((value) => value));
+  return set.rows.map((row) => Object.fromEntries(
+    set.fields.map((field, place) => [field, row[place] === null ? null : readers[place](row[place])])));
 }
 
 class ChartView {
@@ -142,12 +149,12 @@ class ChartView {
     });
   }
   async draw(chart, renewed) {
-    const { vegaEmbed, vega } = await loadVega(this.model);
+    const { vegaEmbed } = await loadVega(this.model);
     if (this.view && !renewed) {
       for (const [name, set] of Object.entries(chart.data)) {
         if (this.drawn[name] === set || !(name in this.formats)) continue;
-        const rows = vega.read(rowsOf(set), this.formats[name]);
-        this.view.change(name, vega.changeset().remove(vega.truthy).insert(rows));
+        const rows = rowsOf(set, this.formats[name]);
+        this.view.change(name, this.view.changeset().remove(() => true).insert(rows));
         this.drawn[name] = set;
       }
       await this.view.runAsync();
@@ -159,7 +166,7 @@ class ChartView {
     const patch = (compiled) => {
       for (const source of compiled.data ?? []) {
         if (!(source.name in chart.data)) continue;
-        this.formats[source.name] = { type: "json", ...(source.format ?? {}) };
+        this.formats[source.name] = source.format?.parse ?? {};
         source.values = rowsOf(chart.data[source.name]);
       }
       return compiled;
@@ -194,6 +201,7 @@ class PanelView {
       this.root.append(made);
       return made;
     };
+    this.silent = part("silence", "status");
     this.before = part("html");
     this.buttons = part("buttons", "group");
     this.buttons.setAttribute("aria-label", "actions");
@@ -201,6 +209,7 @@ class PanelView {
     this.charts = part("charts");
     this.after = part("html");
     this.views = [];
+    this.silence = setInterval(() => this.tellSilence(), 2000);
     element.replaceChildren(this.root);
     this.show(null);
   }
@@ -212,6 +221,14 @@ class PanelView {
     if (!change || change.message !== undefined) showHtml(this.message, state.message);
     if (!change || change.buttons) this.showButtons(state.buttons);
     if (!change || change.charts || change.data) this.showCharts(state.charts, !change || Boolean(change.charts));
+  }
+  tellSilence() {
+    const silent = !this.store.state.over && Date.now() - this.store.heardAt > SILENT_MS;
+    if (silent === this.root.classList.contains("mlcycle-silent")) return;
+    this.root.classList.toggle("mlcycle-silent", silent);
+    const time = new Date(this.store.heardAt).toLocaleTimeString();
+    this.silent.textContent = silent
+      ? `No news from the kernel since ${time}: this is how things stood then. Run the cell again to see them now.` : "";
   }
   showButtons(buttons) {
     const focused = document.activeElement?.dataset?.action;
@@ -235,6 +252,7 @@ class PanelView {
     });
   }
   close() {
+    clearInterval(this.silence);
     this.views.forEach((view) => view.remove());
   }
 }
