@@ -118,8 +118,9 @@ class Workspace:
     def development(self) -> ModelDevelopmentManager:
         """Experiments, runs, model versions, aliases."""
         from mlcycle_nb.development.service import ModelDevelopmentManager
+        from mlcycle_nb.stage_knowledge import stage_knowledge
 
-        return ModelDevelopmentManager(self.context)
+        return ModelDevelopmentManager(self.context, stage_knowledge)
 
     @cached_property
     def training(self) -> TrainingManager:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.development.records import MetricRow, Run
+
+if TYPE_CHECKING:
+    from mlcycle_nb.development.diffs import OriginComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +21,16 @@ class RunComparison:
     runs : tuple of Run
     curves : mapping
         (run id, metric) -> its values by step.
+    names : mapping
+        Run id -> what it is called here, such as the version it made; its own name by default.
+    origin : OriginComparison, optional
+        What the runs came from.
     """
 
     runs: tuple[Run, ...]
     curves: Mapping[tuple[str, str], Sequence[MetricRow]]
+    names: Mapping[str, str] = field(default_factory=dict)
+    origin: OriginComparison | None = None
 
     @property
     def differing(self) -> tuple[str, ...]:
@@ -36,8 +45,9 @@ class RunComparison:
 
     def labels(self) -> dict[str, str]:
         """Return run id -> a name that is unique among these runs."""
-        names = [run.name for run in self.runs]
-        return {run.id: run.name if names.count(run.name) == 1 else f"{run.name} {run.id[:6]}" for run in self.runs}
+        called = {run.id: self.names.get(run.id, run.name) for run in self.runs}
+        names = list(called.values())
+        return {id: name if names.count(name) == 1 else f"{name} {id[:6]}" for id, name in called.items()}
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return one line a parameter or metric: its kind, its name, its value in each run."""
@@ -51,6 +61,8 @@ class RunComparison:
         """Return plain JSON types."""
         return {
             "runs": [run.id for run in self.runs],
+            "labels": list(self.labels().values()),
             "parameters": {n: [run.parameters.get(n) for run in self.runs] for n in self.differing},
             "metrics": {n: [run.metrics.get(n) for run in self.runs] for n in self.metrics},
+            **({} if self.origin is None else self.origin.to_dict()),
         }

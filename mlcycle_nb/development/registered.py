@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlcycle_nb.development.records import ModelAlias, ModelVersion, RegisteredVersion, version_id
+from mlcycle_nb.development.records import ModelAlias, ModelVersion, RegisteredVersion, version_id, version_subject
 from mlcycle_nb.errors import InvalidInput, NotFound, did_you_mean
 from mlcycle_nb.references import ModelReference, check_name
 from mlcycle_nb.store import Store
+from mlcycle_nb.store.deletion import Deletion
 
 
 class Registered:
@@ -69,6 +70,13 @@ class Registered:
                 remedy=f"{did_you_mean(reference.alias, aliases)}known: {listed}",
             )
         numbers = ", ".join(str(version.version) for version in self.versions(reference.name)[:10])
+        gone = (
+            None
+            if reference.version is None
+            else self._store.maybe(Deletion, version_subject(reference.name, reference.version))
+        )
+        if gone is not None:
+            return NotFound(f"{gone.about} {gone.told()}", value=str(reference), remedy=f"known: {numbers or 'none'}")
         return NotFound(
             f"{reference.name} has no version {reference.version}", value=str(reference), remedy=f"known: {numbers}"
         )

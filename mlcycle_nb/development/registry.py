@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 from mlcycle_nb.context import Context
 from mlcycle_nb.development.records import (
     PACKAGE_TAG,
+    PARENT_TAG,
     ModelAlias,
     ModelVersion,
     RegisteredVersion,
     alias_id,
     audit_subject,
+    run_subject,
     version_id,
 )
 from mlcycle_nb.development.registered import Registered
 from mlcycle_nb.development.tracking import Tracking
 from mlcycle_nb.errors import Conflict, InvalidInput
 from mlcycle_nb.references import ModelReference, check_alias, check_name
+from mlcycle_nb.store.deletion import Deletion
 from mlcycle_nb.supervisor.crash import crash_point
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class Registry:
         stored = PackageStore(self._context.folder("packages")).open(package.digest)
         stored.check_files()
         self.reconcile(name)
+        self._refuse_absent_origins(run_id, tags)
         if run_id is not None:
             for version in self.known.versions(name):
                 if version.run_id == run_id and version.package_digest == package.digest:
@@ -103,19 +107,21 @@ class Registry:
         check_alias(alias)
         self.reconcile(name)
         target = self.get(ModelReference(check_name(name, "model name"), version=number))
-        if self.known.aliases(name).get(alias) != number:
+        before = self.known.aliases(name).get(alias)
+        if before != number:
             self._tracking.set_alias(name, alias, number)
             crash_point("development.after_alias")
-            self._record_alias(name, alias, number, event="model.alias_set", reason=reason)
+            self._record_alias(name, alias, number, event="model.alias_set", reason=reason, expected=before)
         return self.get(ModelReference(name, version=target.version))
 
     def remove_alias(self, name: str, alias: str, *, reason: str = "") -> None:
         """Remove an alias; one that is not there is removed already."""
         check_alias(alias)
         self.reconcile(name)
-        if alias in self.known.aliases(name):
+        before = self.known.aliases(name).get(alias)
+        if before is not None:
             self._tracking.remove_alias(name, alias)
-            self._record_alias(name, alias, None, event="model.alias_removed", reason=reason)
+            self._record_alias(name, alias, None, event="model.alias_removed", reason=reason, expected=before)
 
     def tag(self, name: str, number: int, key: str, value: str) -> ModelVersion:
         """Set a tag of a version."""
@@ -137,17 +143,26 @@ class Registry:
         known = {record.number for record in self._context.store.find(RegisteredVersion, name=name)}
         for version in self._tracking.versions(name):
             if version.version not in known:
-                self._record(version, event="model.adopted")
+                self._record(self._without_gone_run(version), event="model.adopted")
                 known.add(version.version)
         theirs, ours = self._tracking.aliases(name), self.known.aliases(name)
         for alias in sorted(theirs.keys() | ours.keys()):
             target = theirs.get(alias)
             if target != ours.get(alias) and (target is None or target in known):
                 self._record_alias(
-                    name, alias, target, event="model.alias_adopted", reason="found in MLflow's registry"
+                    name,
+                    alias,
+                    target,
+                    event="model.alias_adopted",
+                    reason="found in MLflow's registry",
+                    expected=ours.get(alias),
                 )
 
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _without_gone_run(self, version: ModelVersion) -> ModelVersion:
+        gone = version.run_id is not None and self._context.store.maybe(Deletion, run_subject(version.run_id))
+        return replace(version, run_id=None) if gone else version
 
     def _record(self, made: ModelVersion, *, event: str) -> ModelVersion:
         record = RegisteredVersion(
@@ -171,12 +186,35 @@ class Registry:
                 raise
         return self.get(ModelReference(made.name, version=made.version))
 
-    def _record_alias(self, name: str, alias: str, number: int | None, *, event: str, reason: str) -> None:
+    def _refuse_absent_origins(self, run_id: str | None, tags: Mapping[str, str]) -> None:
+        """Refuse a run or a parent version that was deleted, before MLflow is told of them."""
+        gone = None if run_id is None else self._context.store.maybe(Deletion, run_subject(run_id))
+        if gone is not None:
+            raise Conflict(f"run {run_id} {gone.told()}")
+        if PARENT_TAG in tags:
+            parent = ModelReference.parse(tags[PARENT_TAG])
+            if parent.version is None:
+                raise InvalidInput("the parent of a version is a version", value=str(parent), remedy="such as digits/2")
+            self.get(parent)
+
+    def _record_alias(
+        self, name: str, alias: str, number: int | None, *, event: str, reason: str, expected: int | None
+    ) -> None:
         with self._context.store.transaction(actor=self._context.actor) as transaction:
             record = transaction.maybe(ModelAlias, alias_id(name, alias))
             before = None if record is None else record.number
             if before == number:
                 return
+            if before != expected:
+                # Somebody else's move was recorded while MLflow was told of ours: theirs counts, there too.
+                if before is None:
+                    self._tracking.remove_alias(name, alias)
+                else:
+                    self._tracking.set_alias(name, alias, before)
+                now = "was removed" if before is None else f"names {version_id(name, before)} now: it was moved"
+                raise Conflict(
+                    f"{name}@{alias} {now} by somebody else meanwhile", remedy=f"look again: %model history {name}"
+                )
             detail = {"alias": alias, "from": before, "to": number}
             if record is None:
                 assert number is not None

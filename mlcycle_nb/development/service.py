@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mlcycle_nb.development.environments.service import Environments
     from mlcycle_nb.development.knowledge import StageKnowledge
     from mlcycle_nb.development.provenance import Provenance
+    from mlcycle_nb.development.reproduce.report import Reproduction
     from mlcycle_nb.packages import Package
 
 DEFAULT_EXPERIMENT = "default"
@@ -138,6 +140,7 @@ class ModelDevelopmentManager(TeamVerbs):
         """End a run: ``finished``, ``failed`` or ``killed``; one that has ended already stays as it is."""
         ended = ending_status(status)
         for run in [r for r in self._open if r.id == run_id]:
+            self._keep_later_cells(run)
             run.flush()
             run.ended = True
             self._open.remove(run)
@@ -231,7 +234,7 @@ class ModelDevelopmentManager(TeamVerbs):
         """
         from mlcycle_nb.development.diffs import OriginComparison
 
-        named = [self._run_of(one) for one in run_ids]
+        named = [self._run_of(one) for one in run_ids] if len(set(run_ids)) > 1 else []
         found = tuple({run.id: run for run, _ in named}.values())
         if len(found) < 2:
             raise InvalidInput("a comparison needs two different runs", value=list(run_ids))
@@ -249,6 +252,25 @@ class ModelDevelopmentManager(TeamVerbs):
         if found.digest != run.tags.get("mlcycle.provenance"):
             raise IntegrityError(f"{provenance.ARTIFACT} of run {run.id[:8]} differs from what was recorded")
         return found
+
+    def reproduce(self, run_id: str, *, strict: bool = False) -> Reproduction:
+        """Run a run again from its recorded cells, in a fresh process, and compare its metrics bit for bit.
+
+        Runs of training jobs are run again by `TrainingManager.reproduce`, which takes any run.
+        """
+        from mlcycle_nb.development.reproduce.plain import reproduce
+
+        return reproduce(self, self.run(run_id), strict=strict)
+
+    def cells_after(self, run_id: str) -> tuple[str, ...]:
+        """Return the cells that ran between the one that started a run and the one that ended it, that one included."""
+        from mlcycle_nb.development import provenance
+
+        try:
+            text = self.tracking.read_text(self.run(run_id).id, provenance.CELLS_AFTER)
+        except NotFound:
+            return ()
+        return tuple(json.loads(text))
 
     # -- logging to the current run, or to one by id ---------------------------------------------------------
 
@@ -402,6 +424,17 @@ class ModelDevelopmentManager(TeamVerbs):
         if not self._open:
             raise Refused("no run is active", remedy="with workspace.development.start_run(): ...")
         return self._open[-1]
+
+    def _keep_later_cells(self, run: ActiveRun) -> None:
+        """Keep the cells that a run went through after the one that started it, and what they mean for it."""
+        from mlcycle_nb.development import provenance
+
+        after, reasons = provenance.later_cells(run.provenance)
+        if not after:
+            return
+        self.tracking.log_text(run.id, json.dumps(after), provenance.CELLS_AFTER)
+        if reasons:
+            self.tracking.log(run.id, tags=replace(run.provenance, not_reproducible=reasons).reproducible_tags())
 
     def _flush(self) -> None:
         for run in self._open:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
+from mlcycle_nb.development.records import version_subject
 from mlcycle_nb.lifecycle.stages import FOLLOWS, Stage
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.store import Record
@@ -68,6 +69,11 @@ class Lifecycle(Record):
         return self.model
 
     @property
+    def refers_to(self) -> tuple[str, ...]:
+        present = () if self.model_version is None else (self.model_version,)
+        return tuple(version_subject(self.model, number) for number in (*self.earlier_versions, *present))
+
+    @property
     def stage(self) -> Stage:
         """The stage it is in."""
         return Stage(self.phase)
@@ -106,6 +112,10 @@ class Approval(Record):
     @property
     def name(self) -> str:
         return self.model
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        return (version_subject(self.model, self.model_version),) if self.phase == "given" else ()
 
     @property
     def reference(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+from mlcycle_nb.development.records import version_subject
 from mlcycle_nb.store import Record
 from mlcycle_nb.store.record import format_time, structured
 
@@ -82,6 +83,10 @@ class Monitor(Record):
         return self.phase in {"running", "stopping"}
 
     @property
+    def refers_to(self) -> tuple[str, ...]:
+        return tuple(version_subject(self.model, int(number)) for number in self.digests) if self.active else ()
+
+    @property
     def owner(self) -> str:
         """Owner of its measurements in the store."""
         return f"monitor:{self.id}"
@@ -136,6 +141,11 @@ class Alert(Record):
     @property
     def lock_key(self) -> str | None:
         return f"{self.monitor}/{self.kind}" if self.open else None
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        model = self.monitor.rpartition("/")[2]
+        return tuple(version_subject(model, number) for number in self.versions) if self.open else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import ClassVar, Literal
 
+from mlcycle_nb.development.records import version_subject
 from mlcycle_nb.store import Record
 
 WHOLE = 10_000
@@ -171,6 +172,14 @@ class Retirement(Record):
     def lock_key(self) -> str | None:
         """One retirement of a version in an environment at a time."""
         return None if self.phase in ENDED_PHASES else self.service + f"/{self.model_version}"
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        """A completed one too: its certificate speaks of the version and of what replaced it."""
+        if self.phase in (CANCELLED, RESTORED):
+            return ()
+        numbers = {self.model_version, self.replacement_version or self.model_version}
+        return tuple(version_subject(self.model, number) for number in sorted(numbers))
 
     @property
     def reference(self) -> str:

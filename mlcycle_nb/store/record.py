@@ -47,6 +47,14 @@ class Record:
         """A key that only one record of the kind may hold at a time; None holds nothing."""
         return None
 
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        """Subjects that this record needs, such as ``model_version:digits/7``: none is deleted while it is stored.
+
+        What only tells where something came from is not needed, and not named here.
+        """
+        return ()
+
 
 _converter = cattrs.Converter(forbid_extra_keys=False)
 _converter.register_unstructure_hook(datetime, lambda moment: format_time(moment))

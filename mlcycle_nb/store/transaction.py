@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError as UniqueViolation
 
 from mlcycle_nb.errors import Conflict, NotFound, StoreError
 from mlcycle_nb.store import schema
+from mlcycle_nb.store.deletion import Deletion
 from mlcycle_nb.store.record import STATE_COLUMNS, Record, decode, encode, format_time, jsonable, state_digest
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ class Transaction:
         Raises
         ------
         Conflict
-            When the id, or the record's lock key, is taken; the message names the holder.
+            When the id, or the record's lock key, is taken; the message names the holder. Also when it refers to
+            something that was deleted meanwhile.
         """
         document = encode(record)
         self._refuse_taken_lock(record)
+        self._refuse_deleted(record)
         try:
             with self._connection.begin_nested():
                 row = _row(record, document, version=1)
@@ -67,11 +70,13 @@ class Transaction:
         Raises
         ------
         Conflict
-            When somebody else stored another state since, or the lock key is taken.
+            When somebody else stored another state since, or the lock key is taken, or it refers to something that
+            was deleted meanwhile.
         """
         before = self._state(record)
         document = encode(record)
         self._refuse_taken_lock(record)
+        self._refuse_deleted(record)
         row = _row(record, document, version=record.version + 1)
         changed = self._connection.execute(
             update(schema.records).where(*_is(record), schema.records.c.version == record.version).values(**row)
@@ -124,6 +129,13 @@ class Transaction:
                 f"{record.KIND} {holder.id} ({holder.phase}) holds {record.lock_key}",
                 remedy="wait for it, end it, or supersede it",
             )
+
+    def _refuse_deleted(self, record: Record) -> None:
+        # The other half of a deletion's own look for referrers: writers follow one another, so one of both sees it.
+        for subject in record.refers_to:
+            gone = read_one(self._connection, Deletion, subject)
+            if gone is not None:
+                raise Conflict(f"{gone.about} {gone.told()}", remedy="name another one")
 
     def _audit(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
+from mlcycle_nb.development.records import version_subject
 from mlcycle_nb.outcomes import Outcome, overall
 from mlcycle_nb.store import Record
 from mlcycle_nb.validation.gates import Gate
@@ -66,6 +67,10 @@ class Validation(Record):
     def name(self) -> str:
         """The model's name, to look verdicts up by."""
         return self.model
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        return (version_subject(self.model, self.model_version),)
 
     @property
     def reference(self) -> str:

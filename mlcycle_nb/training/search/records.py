@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Literal
 
+from mlcycle_nb.development.records import run_subject
 from mlcycle_nb.store import Record
 from mlcycle_nb.training.records import Failure
 from mlcycle_nb.training.search.space import SpaceEntry
@@ -86,6 +87,11 @@ class TrainingSearch(Record):
     def lock_key(self) -> str | None:
         """A cell with the same data, space and seed is searched once."""
         return f"{self.model}:{self.key}"
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        """The run, while it is written to; its trials' runs are nested in it, and refer to it themselves."""
+        return (run_subject(self.run_id),) if self.active and self.run_id else ()
 
     def better(self, value: float) -> bool:
         """Return whether `value` is better than the best so far; an equal one is not."""
