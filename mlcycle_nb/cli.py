@@ -17,12 +17,15 @@ from mlcycle_nb import __version__
 from mlcycle_nb.errors import InvalidInput, MLCycleError, NotFound, did_you_mean
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.settings import load_settings
+from mlcycle_nb.training import command
+from mlcycle_nb.training.script import split_arguments
 from mlcycle_nb.workspace import Workspace, locate
 
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.records import Rollout
 
 _MAKES_A_WORKSPACE = frozenset({"up", "doctor"})
+_TRAIN_EPILOG = "mlcycle train MODEL --script FILE [options] -- ARGUMENTS trains a script; so does --module PKG.MOD"
 _ROLLOUT_VERBS = {
     "promote": "send all requests to the new version now",
     "abort": "bring all requests back to the stable version",
@@ -40,8 +43,8 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidInput(message, where=self.prog, remedy=f"{near}{self.prog} --help")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
+def build_parser(*, script: bool = False) -> argparse.ArgumentParser:
+    """Return the command's parser; with `script`, `train` takes a model and a script instead of a verb."""
     parser = _Parser(prog="mlcycle", description="The whole life of a model; see also the magics in a notebook.")
     parser.add_argument("--version", action="version", version=f"mlcycle-nb {__version__}")
     parser.add_argument("--home", type=Path, help="the workspace folder (default: $MLCYCLE_HOME or ./.mlcycle)")
@@ -57,12 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     audit.set_defaults(run=_audit)
     models = verbs.add_parser("models", help="models, versions and aliases")
     models.set_defaults(run=_models)
-    train = verbs.add_parser("train", help="list training jobs, show what one printed, stop one")
-    train.add_argument("what", choices=["list", "logs", "stop"])
-    train.add_argument("job", nargs="?", help="job id, or a model's name for its newest job")
-    train.add_argument("--rank", type=int, help="logs: one rank only")
-    train.add_argument("--reason", default="", help="stop: why; recorded in the audit trail")
-    train.set_defaults(run=_train)
+    if script:
+        scripted = verbs.add_parser("train", help="train a script")
+        command.add_options(scripted)
+        scripted.set_defaults(run=_train_script)
+    else:
+        _add_train(verbs)
     validate = verbs.add_parser("validate", help="judge a version by its gates; exit code 1 unless it passes")
     validate.add_argument("reference", help="NAME/VERSION or NAME@ALIAS")
     validate.add_argument("--gates", required=True, help="gates file (YAML)")
@@ -101,10 +104,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_train(verbs: Any) -> None:
+    text = "list training jobs, show what one printed, stop one, join one from a host"
+    train = verbs.add_parser("train", epilog=_TRAIN_EPILOG, help=text)
+    train.add_argument("what", choices=["list", "logs", "stop", "join"])
+    train.add_argument("job", nargs="?", help="job id, or a model's name for its newest job")
+    train.add_argument("--rank", type=int, help="logs: one rank only")
+    train.add_argument("--lines", type=int, default=200, help="logs: how many lines at most (default 200)")
+    train.add_argument("--follow", action="store_true", help="logs: go on until the job ends")
+    train.add_argument("--reason", default="", help="stop: why; recorded in the audit trail")
+    train.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="join: where the job meets; compared")
+    train.add_argument("--node-rank", type=int, metavar="R", help="join: from 1; the first that is free by default")
+    train.add_argument("--address", default="", help="join: of this host; the one it reaches the rendezvous from")
+    train.set_defaults(run=_train)
+    reproduce = verbs.add_parser("reproduce", help="run a run again and compare; exit code 1 unless all is equal")
+    reproduce.add_argument("run", help="id or name of a run, or a training job")
+    reproduce.add_argument("--strict", action="store_true", help="fail when installed packages differ")
+    reproduce.set_defaults(run=_reproduce)
+    environment = verbs.add_parser("environment", help="isolated environments: list, show, lock, rebuild, delete")
+    environment.add_argument("what", choices=["list", "show", "lock", "rebuild", "delete"])
+    environment.add_argument("name", nargs="?")
+    environment.add_argument("--reason", default="", help="delete: why; recorded in the audit trail")
+    environment.set_defaults(run=_environment)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
-        args = build_parser().parse_args(arguments)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        scripted = command.names_a_script(given)
+        ours, theirs = split_arguments(given) if scripted else (given, [])
+        args = build_parser(script=scripted).parse_args(ours)
+        args.script_arguments = theirs
+        if args.verb == "train" and not scripted and args.what == "join":
+            return _join(args)
         if args.verb not in _MAKES_A_WORKSPACE:
             _require_workspace(locate(args.home))
         with Workspace.open(args.home) as workspace:
@@ -182,12 +215,23 @@ def _models(workspace: Workspace, args: argparse.Namespace) -> int:
     return 0
 
 
+def _join(args: argparse.Namespace) -> int:
+    from mlcycle_nb.training.join import join
+
+    if args.job is None:
+        raise InvalidInput("a job is missing", where="mlcycle train join", remedy="%%train --nodes prints the command")
+    home = locate(args.home)
+    return join(home, args.job, rendezvous=args.rendezvous, node_rank=args.node_rank, address=args.address)
+
+
+def _train_script(workspace: Workspace, args: argparse.Namespace) -> int:
+    return command.train_script(workspace.training, args, args.script_arguments)
+
+
 def _train(workspace: Workspace, args: argparse.Namespace) -> int:
     training = workspace.training
     if args.what == "list":
-        from mlcycle_nb.training.listing import JobList
-
-        jobs = JobList(training.jobs(args.job))
+        jobs = training.overview(args.job)
         print(
             json.dumps([{"job": job.id, "phase": job.phase, "steps": job.steps} for job in jobs]) if args.json else jobs
         )
@@ -195,11 +239,43 @@ def _train(workspace: Workspace, args: argparse.Namespace) -> int:
     if args.job is None:
         raise InvalidInput("a job is missing", where=f"mlcycle train {args.what}", remedy="mlcycle train list")
     if args.what == "logs":
-        print(training.logs(args.job, rank=args.rank))
+        if args.follow:
+            from mlcycle_nb.training.log_view import follow_logs
+
+            follow_logs(training, args.job, rank=args.rank, lines=args.lines)
+        else:
+            print(training.logs(args.job, rank=args.rank, lines=args.lines))
         return 0
     stopping = training.stop(args.job, reason=args.reason)
     print(f"{stopping.id} was asked to take a checkpoint and end")
     return 0
+
+
+def _reproduce(workspace: Workspace, args: argparse.Namespace) -> int:
+    report = workspace.training.reproduce(args.run, strict=args.strict).wait()
+    _show(report, args)
+    return 0 if report.reproduced else 1
+
+
+def _environment(workspace: Workspace, args: argparse.Namespace) -> int:
+    environments = workspace.development.environments
+    if args.what == "list":
+        known = environments.all()
+        rows = [{"environment": e.id, "phase": e.phase, "lock": e.lock_digest, "kernel": e.kernel} for e in known]
+        print(json.dumps(rows) if args.json else "\n".join(map(repr, known)) or "no environments yet")
+        return 0
+    if args.name is None:
+        raise InvalidInput("a name is missing", where=f"mlcycle environment {args.what}")
+    if args.what == "lock":
+        print(environments.lock(args.name), end="")
+        return 0
+    if args.what == "delete":
+        environments.delete(args.name, reason=args.reason)
+        print(f"environment {args.name} is deleted")
+        return 0
+    record = environments.rebuild(args.name).wait() if args.what == "rebuild" else environments.get(args.name)
+    print(record)
+    return 1 if record.failure else 0
 
 
 def _validate(workspace: Workspace, args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ MAGIC_MODULES = (
     "mlcycle_nb.development.magic",
     "mlcycle_nb.development.environments.magic",
     "mlcycle_nb.training.magic",
+    "mlcycle_nb.training.reproduce_handle",
     "mlcycle_nb.validation.magic",
     "mlcycle_nb.deployment.magic",
     "mlcycle_nb.monitoring.magic",

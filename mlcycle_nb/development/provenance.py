@@ -24,6 +24,7 @@ from mlcycle_nb.development.lineage.verdict import why_not
 from mlcycle_nb.notebook.live import shell
 
 ARTIFACT = "provenance.json"
+CELLS_AFTER = "cells_after.json"
 DIFF_LIMIT = 1_048_576
 """Characters of uncommitted changes that are kept; the digest is always of all of them."""
 REPRODUCIBLE_TAG = "mlcycle.reproducible"
@@ -82,6 +83,13 @@ class Provenance:
                 tree[name] = tuple(value)
         return cls(**tree)
 
+    def reproducible_tags(self) -> dict[str, str]:
+        """Return the tags that say whether the notebook would give the run again, and if not, why."""
+        tags = {REPRODUCIBLE_TAG: "false" if self.not_reproducible else "true"}
+        if self.not_reproducible:
+            tags[REASONS_TAG] = "\n".join(self.not_reproducible)[:_TAG_LIMIT]
+        return tags
+
     def tags(self) -> dict[str, str]:
         """Return the short facts as tags of a run; the whole is in its ``provenance.json``."""
         tags = {
@@ -94,8 +102,7 @@ class Provenance:
             "mlcycle.git_diff_digest": self.git_diff_digest,
             "mlcycle.lock_digest": self.lock_digest,
             "mlcycle.environment": self.environment,
-            REPRODUCIBLE_TAG: "false" if self.not_reproducible else "true",
-            REASONS_TAG: "\n".join(self.not_reproducible)[:_TAG_LIMIT],
+            **self.reproducible_tags(),
             **{f"mlcycle.data.{name}": digest for name, digest in self.data.items()},
             **{f"mlcycle.seed.{name}": str(seed) for name, seed in self.seeds.items()},
         }
@@ -187,6 +194,24 @@ def _data_digests(data: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
             digests[name] = ""
             reasons.append(f"the data it used cannot be recognised again: {refused.problem}")
     return digests, reasons
+
+
+def later_cells(origin: Provenance) -> tuple[list[str], tuple[str, ...]]:
+    """Return the cells that ran after the one in which `origin` was captured, and what is not reproducible by now."""
+    current, before = session_cells()
+    cells = [*before, current] if current else list(before)
+    begun = len(origin.cells_before)
+    if cells[: begun + 1] != [*origin.cells_before, origin.cell]:
+        return [], ()  # another kernel, or none
+    after = cells[begun + 1 :]
+    log = log_of(shell())
+    if not after or log is None:
+        return [], ()
+    executions = log.executions()
+    reasons = [
+        reason for end in range(begun + 2, len(executions) + 1) for reason in _cell_reasons(executions[:end], ())
+    ]
+    return after, tuple(dict.fromkeys((*origin.not_reproducible, *reasons)))
 
 
 def session_cells() -> tuple[str, tuple[str, ...]]:

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.development.provenance import Provenance
+from mlcycle_nb.development.reproduce.report import REPRODUCES_TAG
 from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.files import write_atomically
 from mlcycle_nb.store import Record
 from mlcycle_nb.supervisor.controller import Controller
 from mlcycle_nb.supervisor.crash import crash_point
-from mlcycle_nb.training import decide
+from mlcycle_nb.training import decide, memory, nodes, stalls
 from mlcycle_nb.training.checkpoints import CheckpointStore
 from mlcycle_nb.training.decide import JobObservation
 from mlcycle_nb.training.events import EventReader
-from mlcycle_nb.training.failures import read_failures
+from mlcycle_nb.training.failures import read_failures, read_skip
+from mlcycle_nb.training.heartbeat import read_beats
 from mlcycle_nb.training.job_folder import JobFolder, read_document
 from mlcycle_nb.training.launch import plan_launch, process_name
-from mlcycle_nb.training.records import Failure, Restart, TrainingJob
+from mlcycle_nb.training.records import Failure, Restart, Rollback, TrainingJob
 from mlcycle_nb.training.registration import register_job
 from mlcycle_nb.training.tracking import metric_rows, newer
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 _COLLECT_SECONDS = 1.0
 _RUN_STATUS = {"stopped": "killed", "pruned": "finished"}
-_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def build(context: Context) -> list[Controller]:
@@ -56,6 +59,7 @@ class TrainingController:
         self._context = context
         self._development = development
         self._collected_at: dict[str, float] = {}
+        self._quiet = stalls.QuietWatch()
 
     def next_action(self, record: TrainingJob, observation: JobObservation, now: datetime) -> decide.Action | None:
         """Delegate to the pure function."""
@@ -70,15 +74,32 @@ class TrainingController:
         outcome = read_document(folder.outcome_of(record.attempt))
         unread = self._unread(record, folder)
         due = time.monotonic() - self._collected_at.get(record.id, 0.0) >= _COLLECT_SECONDS
+        seen = self._observed(record)
         if alive:
-            return JobObservation(alive=True, unread_events=unread and due, stop_told=folder.stop_request.exists())
+            sign = stalls.sign_of_progress(folder, record.attempt, str(seen.get("stage", "")))
+            return JobObservation(
+                alive=True,
+                unread_events=unread and due,
+                stop_told=folder.stop_request.exists(),
+                quiet_seconds=self._quiet.quiet_seconds(record.id, sign),
+                stacks_asked=stalls.stacks_asked(folder, record.attempt),
+            )
+        self._quiet.forget(record.id)
         newest = CheckpointStore(folder.checkpoints).records()
+        kills = memory.kills()
+        beats = read_beats(folder.path)
+        resident = {rank: beat.memory_bytes for rank, beat in beats.items() if beat.attempt == record.attempt}
+        told = read_document(folder.told_of(record.attempt))
         return JobObservation(
             outcome=None if outcome is None else str(outcome["outcome"]),
             failures=read_failures(folder, record.attempt, record.processes),
             unread_events=unread,
             checkpoint_step=newest[0].step if newest else None,
-            out_of_memory=_memory_kills() > self._observed(record).get("memory_kills", _memory_kills()),
+            out_of_memory=memory.evidence(seen.get("memory_kills", kills), kills, resident, memory.limit_bytes()),
+            told=None if told is None else decide.Told(str(told["cause"]), int(told["rank"])),
+            unsaved="" if outcome is None else str(outcome.get("unsaved", "")),
+            rebooted=seen.get("boot", _boot()) != _boot(),
+            skip=read_skip(folder, record.attempt, record.processes),
         )
 
     def act(self, action: decide.Action, record: TrainingJob, observation: JobObservation) -> None:
@@ -96,8 +117,15 @@ class TrainingController:
                 self._context.processes.stop(process_name(record.id, record.attempt), grace_seconds=5.0)
             case decide.Recover():
                 self._recover(record, action)
-            case decide.End(phase, failure):
-                self._end(record, phase, failure)
+            case decide.AskForStacks():
+                launcher = self._context.processes.get(process_name(record.id, record.attempt))
+                stalls.ask_for_stacks(job_folder(self._context, record.id), launcher, record.attempt)
+            case decide.KillStalled():
+                self._kill_stalled(record, observation.quiet_seconds)
+            case decide.RollBack():
+                self._roll_back(record, action)
+            case decide.End(phase, failure, ending):
+                self._end(record, phase, failure, ending)
 
     # -- actions ---------------------------------------------------------------------------------------------
 
@@ -112,6 +140,11 @@ class TrainingController:
             if self._context.processes.get(name) is None:
                 for left in folder.run.glob(f"*-{attempt}"):
                     left.unlink()
+            skips = [(back.epoch, back.first_batch, back.last_batch) for back in record.rollbacks]
+            if skips:
+                write_atomically(folder.skips, json.dumps(skips))
+            if record.run_id is not None:
+                self._development.reopen_run(record.run_id)  # it has ended when the job was stopped
             plan = plan_launch(folder, folder.read_spec(), attempt)
             env = dict(plan.env)
             if record.script:  # its trackers log to our run, which has to be there before they look for it
@@ -119,7 +152,8 @@ class TrainingController:
                 env |= self._tracking_env(record)
             self._context.processes.ensure(name, plan.argv, env=env, cwd=folder.path, log=folder.launcher_log)
         crash_point("training.after_launch")
-        self._context.store.observe(TrainingJob, record.id, memory_kills=_memory_kills())
+        told = {"memory_kills": memory.kills(), "boot": _boot(), "stage": "starting", "rank_steps": {}}
+        self._context.store.observe(TrainingJob, record.id, **told)
         now = self._context.clock.now()
         started = replace(
             record, phase="running", attempt=attempt, started_at=record.started_at or now, next_attempt_at=None
@@ -132,11 +166,17 @@ class TrainingController:
         events = list(reader.read())
         total = seen.get("total_steps")
         sent = dict(seen.get("sent", {}))
+        stage, rank_steps = str(seen.get("stage", "")), dict(seen.get("rank_steps", {}))
         progress: dict[str, Any] = {}
         for event in events:
+            if event["attempt"] == record.attempt:
+                stage = stalls.stage_after(stage, event)
+                if event["kind"] == "steps":
+                    rank_steps[str(event["rank"])] = event["rows"][-1][0]
             if event["kind"] == "fit":
                 total = event["total_steps"]
                 progress |= {"total_steps": total, "epochs": event["epochs"], "step": event["step"]}
+                progress["best"] = event.get("best", "")
             elif event["kind"] == "steps" and event["rank"] == 0:
                 progress |= {"step": event["rows"][-1][0], "epoch": event["epoch"]}
             elif event["kind"] in {"epoch", "metrics"}:
@@ -151,6 +191,7 @@ class TrainingController:
             self._development.log_metric_batch(str(record.run_id), rows)
         crash_point("training.after_metrics")
         progress = {key: _storable(value) for key, value in progress.items()}
+        progress |= {"stage": stage, "rank_steps": rank_steps}
         self._context.store.observe(TrainingJob, record.id, offsets=reader.offsets, sent=sent, **progress)
         self._collected_at[record.id] = time.monotonic()
 
@@ -167,7 +208,46 @@ class TrainingController:
         )
         self._store(waiting, "training.recovering", {"why": action.why, "from_step": action.from_step})
 
-    def _end(self, record: TrainingJob, phase: str, failure: Failure | None) -> None:
+    def _roll_back(self, record: TrainingJob, action: decide.RollBack) -> None:
+        now, (epoch, first, last) = self._context.clock.now(), action.skip
+        failure, from_step = action.failure, action.from_step
+        why = f"{failure.message}; rolled back, passing over batches {first} to {last} of epoch {epoch + 1}"
+        back = Rollback(
+            attempt=record.attempt,
+            at=now,
+            kind=failure.kind,
+            why=failure.message,
+            from_step=from_step,
+            epoch=epoch,
+            first_batch=first,
+            last_batch=last,
+        )
+        waiting = replace(
+            record,
+            phase="restarting",
+            restarts=(*record.restarts, Restart(attempt=record.attempt, at=now, why=why, from_step=from_step)),
+            rollbacks=(*record.rollbacks, back),
+            checkpoint_step=from_step,
+            next_attempt_at=now,
+        )
+        detail = {"why": failure.message, "kind": failure.kind, "from_step": from_step, "skip": list(action.skip)}
+        self._store(waiting, "training.rolled_back", detail)
+
+    def _kill_stalled(self, record: TrainingJob, quiet_seconds: float) -> None:
+        folder, name = job_folder(self._context, record.id), process_name(record.id, record.attempt)
+        told = self._observed(record).get("rank_steps", {})
+        stalls.note_stall(
+            folder,
+            self._context.processes.get(name),
+            record.attempt,
+            cell=folder.cell.read_text(),
+            steps={rank: int(told.get(str(rank), 0)) for rank in range(record.processes)},
+            quiet_seconds=quiet_seconds,
+        )
+        crash_point("training.before_stall_kill")
+        self._context.processes.stop(name, grace_seconds=0.0)
+
+    def _end(self, record: TrainingJob, phase: str, failure: Failure | None, ending: str = "") -> None:
         if record.attempt:
             self._context.processes.stop(process_name(record.id, record.attempt), grace_seconds=0.0)
         folder, seen = job_folder(self._context, record.id), self._observed(record)
@@ -189,13 +269,17 @@ class TrainingController:
             ended_at=self._context.clock.now(),
             steps=int(seen.get("step", 0)),
             metrics=dict(seen.get("values", {})),
+            ending=ending,
             ended_early=str(seen.get("ended_early", "")),
             handed_over=handed_over,
             registered=registered,
             registration_error=registration_error,
             next_attempt_at=None,
         )
+        if record.nodes > 1:
+            nodes.tell_end(folder, phase, failure)
         detail = {"steps": ended.steps, "failure": None if failure is None else str(failure)}
+        detail |= {"ending": ending} if ending else {}
         self._store(ended, f"training.{phase}", detail)
 
     # -- parts -----------------------------------------------------------------------------------------------
@@ -209,6 +293,8 @@ class TrainingController:
         tags = {"training.job": record.id}
         if record.parent_run is not None:
             tags |= {"mlflow.parentRunId": record.parent_run, "training.search": record.search}
+        if record.reproduces:
+            tags |= {REPRODUCES_TAG: record.reproduces}
         if record.script:
             tags |= {"training.script": record.script, "training.script_args": shlex.join(record.script_args)}
         run = self._development.start_run(
@@ -246,16 +332,12 @@ class TrainingController:
         return False
 
 
-def _memory_kills() -> int:
-    """Return how many processes of this machine's group the kernel killed for memory; 0 where it does not say."""
+def _boot() -> str:
+    """Return what tells one start of this machine from the next; empty where the kernel does not say."""
     try:
-        for line in _MEMORY_EVENTS.read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
+        return _BOOT.read_text().strip()
     except OSError:
-        return 0
-    return 0
+        return ""
 
 
 def _storable(value: Any) -> Any:

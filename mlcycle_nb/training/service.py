@@ -19,8 +19,10 @@ from mlcycle_nb.training.environments import Runtime, runtime
 from mlcycle_nb.training.follow import JobFollower, ProgressReader
 from mlcycle_nb.training.inputs import seal_inputs
 from mlcycle_nb.training.job_folder import JobFolder, JobSpec
+from mlcycle_nb.training.node_options import refuse_several
+from mlcycle_nb.training.nodes import check_listening, join_command
 from mlcycle_nb.training.launch import threads_for
-from mlcycle_nb.training.logs import LOG_LINES, printed
+from mlcycle_nb.training.logs import LOG_LINES, NewLines, printed
 from mlcycle_nb.training.records import TrainingJob
 from mlcycle_nb.training.registration import register_job
 from mlcycle_nb.training.resume import resumable, take_up
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from mlcycle_nb.development.service import ModelDevelopmentManager
     from mlcycle_nb.training.dry_run_report import DryRun
     from mlcycle_nb.training.handle import TrainingHandle
+    from mlcycle_nb.training.listing import JobList
+    from mlcycle_nb.training.reproduce import Reproductions
+    from mlcycle_nb.training.reproduce_handle import ReproductionHandle
     from mlcycle_nb.training.search.handle import SearchHandle
     from mlcycle_nb.training.search.records import TrainingSearch
     from mlcycle_nb.training.search.service import Searches
@@ -81,6 +86,9 @@ class TrainingManager:
         max_rollbacks: int = 3,
         resume: str = "auto",
         environment: str = "",
+        nodes: int = 1,
+        rendezvous: str = "",
+        join_timeout: str = "10m",
         register: bool = False,
         cell_number: int | None = None,
     ) -> TrainingHandle:
@@ -118,6 +126,9 @@ class TrainingManager:
             checkpoint when its cell is run again.
         environment : str
             Name of the isolated environment that the workers run in; the kernel's own by default.
+        nodes, rendezvous, join_timeout
+            Hosts that take part, each with `processes`; ``HOST:PORT`` of this one where they meet; and how long the
+            others may take, at the start and after each recovery. See `join_commands`.
         register : bool
             Package and register the model when the handle has been waited for.
         cell_number : int, optional
@@ -153,6 +164,9 @@ class TrainingManager:
             max_rollbacks=max_rollbacks,
             resume=resume,
             environment=environment,
+            nodes=nodes,
+            rendezvous=rendezvous,
+            join_timeout=join_timeout,
         )
         cell = read_cell(source)
         names = resolve(cell, namespace or {})
@@ -200,6 +214,8 @@ class TrainingManager:
         chosen = TrainingOptions(**_known(options))
         cell = read_cell(source)
         names = resolve(cell, namespace or {})
+        if chosen.nodes > 1:
+            refuse_several("--dry-run")
         spec = self._spec(self._new_job(model, cell, "", chosen, False), chosen)
         return rehearse(self._context, cell, names, replace(spec, cell_number=cell_number))
 
@@ -268,9 +284,22 @@ class TrainingManager:
         stopped = resumable(self._context, job, self._folder) if options.resume == "auto" else None
         if stopped is not None:
             return self.resume(stopped)
+        if options.nodes > 1:
+            if script is not None or options.environment:
+                refuse_several("--script" if script is not None else "--environment")
+            check_listening(options.rendezvous)
         submitted, attached = self._submit(job, cell, payload, options, script, cell_number)
         self._context.ensure_supervisor()
         return self._handle(submitted.id, attached=attached)
+
+    def join_commands(self, job: str) -> list[str]:
+        """Return the line for each of the other hosts of a job, to be run in a terminal there; none for one host.
+
+        The hosts share the workspace folder, under the same path, and reach the rendezvous.
+        """
+        record = self.job(job)
+        home = self._context.home.absolute()
+        return [join_command(home, record.id, record.rendezvous, rank) for rank in range(1, record.nodes)]
 
     def setup_distributed_training(self, processes: int, *, device: str = "auto") -> dict[str, Any]:
         """Return what a job of `processes` would get here: device, backend and threads of each process."""
@@ -329,6 +358,49 @@ class TrainingManager:
         spec = replace(spec, threads=threads_for(options.processes * search.concurrent))
         _fill(folder, spec, cell, payload, _provenance(cell, options, search.data_digest, None, self._runtime(options)))
 
+    def reproduce(self, run: str, *, strict: bool = False) -> ReproductionHandle:
+        """Run a run, or a training job, again from what was recorded of it, and compare what comes out bit for bit.
+
+        A job runs again as a new job, from its own copy of the cell and of what the notebook had defined, with the
+        same seed, processes and threads, in its recorded environment. Any other run runs again from its recorded
+        cells; that call blocks until they are through.
+
+        Parameters
+        ----------
+        run : str
+            A run by its id, the first characters of it or its name; or a job by its id.
+        strict : bool
+            Whether packages that differ from the recorded ones make the verdict ``cannot``.
+
+        Returns
+        -------
+        ReproductionHandle
+            Its ``wait()`` gives the `Reproduction` with the verdict ``reproduced``, ``differs`` or ``cannot``.
+
+        Raises
+        ------
+        NotFound
+            When there is no such run or job.
+        Refused
+            When it has not finished.
+        """
+        from mlcycle_nb.training.reproduce_handle import begin
+
+        return begin(self, run, strict=strict)
+
+    @property
+    def development(self) -> ModelDevelopmentManager:
+        """What keeps the runs."""
+        return self._development
+
+    @property
+    def reproductions(self) -> Reproductions:
+        """Jobs that run other jobs again."""
+        from mlcycle_nb.training.reproduce import Reproductions
+
+        jobs = self._context.folder("training", "jobs")
+        return Reproductions(self._context, self._development, lambda model: self._free_id(jobs, model))
+
     @property
     def searches(self) -> Searches:
         """The searches over hyperparameters."""
@@ -355,6 +427,21 @@ class TrainingManager:
         found = self._context.store.find(TrainingJob, name=model)
         return [job for job in found if model is not None or not job.search]
 
+    def overview(self, model: str | None = None) -> JobList:
+        """Return jobs, newest first, as a table that says how far each is, how old, and its best metric."""
+        from mlcycle_nb.training.listing import JobList, JobStanding
+
+        standings = {}
+        jobs = self.jobs(model)
+        for job in jobs:
+            seen = self._context.store.observed(TrainingJob, job.id)
+            folder = self._folder(job.id).checkpoints
+            scored = CheckpointStore(folder).best() if folder.is_dir() else []
+            best = None if not scored or scored[0].metric is None else (str(seen.get("best", "")), scored[0].metric)
+            step = int(seen.get("step", job.steps))
+            standings[job.id] = JobStanding(step=step, total_steps=seen.get("total_steps"), best=best)
+        return JobList(jobs, standings, self._context.clock.now())
+
     def attach(self, job: str) -> TrainingHandle:
         """Return the handle of a job, from any kernel."""
         return self._handle(self.job(job).id, attached=True)
@@ -370,6 +457,11 @@ class TrainingManager:
     def follow(self, job: str) -> JobFollower:
         """Return what follows a job from outside: progress, signs of life, checkpoints, printed lines."""
         return JobFollower(self._folder(self.job(job).id))
+
+    def new_lines(self, job: str, *, rank: int | None = None) -> NewLines:
+        """Return what reads the lines that the ranks print from now on."""
+        record = self.job(job)
+        return NewLines(self._folder(record.id), record.processes, rank=rank)
 
     def logs(self, job: str, *, rank: int | None = None, lines: int = LOG_LINES) -> str:
         """Return the end of what the workers printed, made plain: at most `lines` lines and 64 KiB of each rank.
@@ -479,7 +571,9 @@ class TrainingManager:
             environment=options.environment,
             cell_digest=cell.digest,
             data_digest=data_digest,
-            processes=options.processes,
+            processes=options.world_size,
+            nodes=options.nodes,
+            rendezvous=options.rendezvous,
             epochs=options.epochs,
             params=dict(options.params),
             seed=options.seed,
@@ -558,7 +652,10 @@ class TrainingManager:
         return JobSpec(
             job=job.id,
             model=job.model,
-            processes=options.processes,
+            processes=options.world_size,
+            nodes=options.nodes,
+            rendezvous=options.rendezvous,
+            join_seconds=options.join_seconds(),
             epochs=options.epochs,
             params=dict(options.params),
             seed=options.seed,
@@ -580,7 +677,8 @@ class TrainingManager:
     def _handle(self, job: str, *, attached: bool, resumed_from: int | None = None) -> TrainingHandle:
         from mlcycle_nb.training.handle import TrainingHandle
 
-        return TrainingHandle(self, job, attached=attached, resumed_from=resumed_from, sustain=self._context.revive_supervisor)
+        sustain = self._context.revive_supervisor
+        return TrainingHandle(self, job, attached=attached, resumed_from=resumed_from, sustain=sustain)
 
 
 def _fill(

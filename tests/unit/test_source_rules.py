@@ -36,6 +36,8 @@ CATCHES_EVERYTHING = {
     "validation/evaluate.py": "a check is a plug-in and the model foreign code",
     "training/worker.py": "the user's cell may raise anything, KeyboardInterrupt and SystemExit included",
     "training/service.py": "cleans up and raises again",
+    "training/reproduce.py": "cleans up and raises again",
+    "development/reproduce/replay.py": "the user's own cells run here",
     "training/packaging.py": "the model's own code runs here",
     "training/carry.py": "__reduce__ of foreign objects raises anything",
     "training/checkpoints.py": "cleans up and raises again",
