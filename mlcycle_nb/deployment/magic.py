@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 _FLAGS = {"canary": "canary", "blue_green": "blue-green", "rolling": "rolling", "all_at_once": "all-at-once"}
 
 
+_POLICY = (
+    *("steps", "interval", "min_requests", "mirror", "deadline", "warm"),
+    *("max_disagreement", "max_error_increase", "max_slowdown", "max_shift", "max_accuracy_loss"),
+)
+
+
 def _rollout_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what ``%promote``, ``%abort``, ``%pause`` and ``%resume`` share."""
     function = argument("--reason", default="", help="why; recorded in the audit trail")(function)
@@ -54,6 +60,7 @@ class DeploymentMagics(StageMagics):
     @argument("--optional", default="", metavar="METRICS", help="can send it back, need not be shown to be good")
     @argument("--watch", default="", metavar="METRICS", help="shown only; decides nothing")
     @argument("--warm", help="how long the old version is kept after the switch (default 5m)")
+    @argument("--simulate", metavar="RECORDED", help="only say what a canary would have done on 24h, or on a recording")
     @argument("--force", action="store_true", help="past the gates of the environment; needs --reason")
     @argument("--reason", default="", help="why; recorded in the audit trail")
     @argument("--supersede", action="store_true", help="have a running rollout go back first")
@@ -63,28 +70,26 @@ class DeploymentMagics(StageMagics):
     def deploy(self, line: str) -> Any:
         """Deploy a model version behind the gateway of an environment."""
         args = parse(self.deploy, line)
+        strategy, policy = _strategy(args), {name: getattr(args, name) for name in _POLICY}
+        policy |= {name: getattr(args, name) or () for name in ("require", "optional", "watch")}
+        if args.simulate:
+            if strategy not in (None, "canary"):
+                raise InvalidInput("a canary is what is simulated", value=strategy, where="--simulate")
+            return self.deliver(
+                self.workspace.deployment.simulate(
+                    self._reference(args.reference), args.env, args.simulate, replicas=args.replicas, **policy
+                ),
+                args,
+            )
         handle = self.workspace.deployment.deploy_model(
             self._reference(args.reference),
             args.env,
-            _strategy(args),
+            strategy,
             replicas=args.replicas,
-            steps=args.steps,
-            interval=args.interval,
-            min_requests=args.min_requests,
-            mirror=args.mirror,
-            deadline=args.deadline,
-            max_disagreement=args.max_disagreement,
-            max_error_increase=args.max_error_increase,
-            max_slowdown=args.max_slowdown,
-            max_shift=args.max_shift,
-            max_accuracy_loss=args.max_accuracy_loss,
-            require=args.require or (),
-            optional=args.optional or (),
-            watch=args.watch or (),
-            warm=args.warm,
             force=args.force,
             reason=args.reason,
             supersede=args.supersede,
+            **policy,
         )
         return self.follow(handle, args)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.deployment import consumers, routes, verbs
@@ -29,6 +29,7 @@ from mlcycle_nb.references import ModelReference, check_name
 
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.panel import RolloutPanel
+    from mlcycle_nb.deployment.simulation import Simulation
     from mlcycle_nb.deployment.traffic import Caller
     from mlcycle_nb.serving.client import ServingClient
 
@@ -188,6 +189,45 @@ class ModelDeploymentManager:
             overridden=self._pass_gates(version, environment, force=force, reason=reason),
         )
         return self._begin(wish)
+
+    def simulate(
+        self, reference: str, environment: str = "production", recorded: str = "24h", **policy: Any
+    ) -> Simulation:
+        """Say what a canary of a version would have done on recorded requests; nothing is deployed or changed.
+
+        The state machine and the analysis are those of a real canary, in virtual time. Both versions answer the
+        recorded rows here; how long they would take is estimated, so latency is shown and decides nothing.
+
+        Parameters
+        ----------
+        recorded : str
+            A time such as ``24h``: the model's own prediction log in the environment; or a ``.parquet`` or ``.arrow``
+            file with its columns.
+        **policy
+            ``steps``, ``interval``, ``min_requests``, ``mirror`` and all that `deploy_model` takes of a canary.
+
+        Raises
+        ------
+        InvalidInput
+            When an option makes no sense, nothing was recorded, or the rows do not fit the models.
+        Refused
+            When nothing is stable in the environment, or a version's package runs code.
+        """
+        from mlcycle_nb.deployment.rehearsal import rehearse
+
+        replicas = policy.pop("replicas", None) or self.context.settings.serving.replicas
+        wanted = make_policy(DeploymentStrategy.CANARY, **policy)
+        version = self._resolve(reference)
+        self._check_package(version.package_digest, f"{version.name}/{version.version}")
+        return rehearse(
+            self.context,
+            self._service(version.name, environment),
+            target=version.version,
+            digest=version.package_digest,
+            policy=wanted,
+            recorded=recorded,
+            replicas=whole_number(replicas, what="--replicas", low=1, high=64),
+        )
 
     def rollback_deployment(
         self, model: str, environment: str = "production", *, to: int | None = None, reason: str = ""

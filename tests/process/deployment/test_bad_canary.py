@@ -45,6 +45,15 @@ def test_a_quietly_wrong_model_goes_back_by_disagreement(deployed: Deployed) -> 
     until(lambda: revision(deployed, 3).phase == "stopped")
     assert deployed.workspace.context.processes.names(f"replica-{ENVIRONMENT}.digits.3.") == []
 
+    # What was recorded meanwhile says the same of it, and of a good one the opposite, without a request.
+    again = deployed.manager.simulate("digits/3", ENVIRONMENT, "10m", steps="5,100", interval="30s", mirror=100)
+    good = deployed.manager.simulate("digits/2", ENVIRONMENT, "10m", steps="50,100", interval="1s", min_requests=50)
+    print(again, good)
+    assert again.outcome == "rolled_back"
+    assert "disagreement" in again.record.reason
+    assert good.outcome == "completed"
+    assert weights(deployed) == {1: 10000}
+
 
 def test_one_answer_for_everything_goes_back_without_copies(deployed: Deployed) -> None:
     """Nothing is mirrored and no label comes: the kinds of its answers give it away."""
