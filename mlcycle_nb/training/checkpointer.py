@@ -36,6 +36,7 @@ class Checkpointer:
     def __init__(self, store: CheckpointStore, accelerator: Any, events: EventWriter) -> None:
         self._store, self._accelerator, self._events = store, accelerator, events
         self._thread: threading.Thread | None = None
+        self.failure = ""  # why the last save did not come to be
         self._copies: dict[str, Any] = {}  # kept from one save to the next: fresh pages cost more than the copying
         self._committed: tuple[CheckpointRecord, Callable[[CheckpointRecord], None]] | None = None
 
@@ -81,8 +82,10 @@ class Checkpointer:
                 best = self._store.best()
             except Exception as failure:  # of whatever kind: on this thread nobody else would hear of it
                 reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+                self.failure = reason
                 self._events.write("checkpoint_failed", step=step, epoch=epoch, reason=reason)
                 return
+            self.failure = ""
             self._events.write(
                 "checkpoint",
                 step=step,
@@ -234,7 +237,7 @@ class Checkpointer:
             tensor = tensor.float()  # there is no arithmetic on eight bits
         # One pass: a sum is finite when all its terms are, unless it overflows; then each term is looked at.
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
-            from mlcycle_nb.training.session import NonFinite
+            from mlcycle_nb.training.trouble import NonFinite
 
             raise NonFinite("a weight became NaN or infinite", where=key, remedy="lower the learning rate")
 

@@ -123,6 +123,12 @@ class ResumableLoader:
         ]
         return iter(self._shared)  # type: ignore[arg-type]  # made above for mapped loaders
 
+    def restart(self, epoch: int, batch: int) -> Iterator[Any]:
+        """Return what `start` does, from new data workers: the ones there were have died."""
+        if self._mapped:
+            self._shared = self._rebuild()
+        return self.start(epoch, batch)
+
     def _plan(self, epoch: int) -> list[list[Any]]:
         if self._planned is None or self._planned[0] != epoch:
             if self._planned is None and not self._forgetful():

@@ -36,6 +36,19 @@ def read_failures(folder: JobFolder, attempt: int, processes: int) -> tuple[Fail
     return _summed_up([failure for _, _, failure in found])
 
 
+def read_skip(folder: JobFolder, attempt: int, processes: int) -> tuple[int, int, int] | None:
+    """Return epoch, first and last batch that led to trouble, as the rank said that had it; None when none did."""
+    for rank in range(processes):
+        try:
+            document = read_document(folder.error_of(attempt, rank))
+        except (ValueError, MLCycleError):
+            continue
+        if document is not None and document.get("skip"):
+            epoch, first, last = document["skip"]
+            return int(epoch), int(first), int(last)
+    return None
+
+
 def _summed_up(failures: Sequence[Failure]) -> tuple[Failure, ...]:
     if not failures:
         return ()

@@ -21,15 +21,24 @@ class TrainingHandle(Handle[TrainingJob]):
     ----------
     attached : bool
         Whether the job was running already when the cell was run.
+    resumed_from : int, optional
+        The step of the checkpoint from which a stopped job goes on.
     """
 
     def __init__(
-        self, training: TrainingManager, job: str, *, attached: bool = False, sustain: Callable[[], None] | None = None
+        self,
+        training: TrainingManager,
+        job: str,
+        *,
+        attached: bool = False,
+        resumed_from: int | None = None,
+        sustain: Callable[[], None] | None = None,
     ) -> None:
         from mlcycle_nb.training.panel import TrainingPanel
 
         self._training = training
         self.attached = attached
+        self.resumed_from = resumed_from
         super().__init__(
             job,
             read=lambda: training.job(job),
@@ -42,9 +51,9 @@ class TrainingHandle(Handle[TrainingJob]):
         """Ask for a checkpoint and the end."""
         return self._training.stop(self.id, reason=reason)
 
-    def logs(self, rank: int | None = None) -> str:
+    def logs(self, rank: int | None = None, lines: int = 200) -> str:
         """Return the end of what the workers printed."""
-        return self._training.logs(self.id, rank=rank)
+        return self._training.logs(self.id, rank=rank, lines=lines)
 
     def result(self, timeout: float | None = None) -> TrainingJob:
         """Wait and return the finished job.

@@ -37,6 +37,9 @@ class JobSpec:
     script: str = ""  # as it was given
     script_path: str = ""
     script_args: list[str] = field(default_factory=list)
+    nodes: int = 1  # hosts, with `processes` in all
+    rendezvous: str = ""  # HOST:PORT, when there are several
+    join_seconds: float = 600.0
     rehearsal: str = ""  # of a dry run: pid and start of the process that waits for it
     grace_seconds: float = 30.0
     on_trouble: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_POLICIES))

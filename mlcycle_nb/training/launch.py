@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ def plan_launch(folder: JobFolder, spec: JobSpec, attempt: int) -> LaunchPlan:
     The rendezvous goes through files in the job's folder: torchrun's store would listen on every interface. Its own
     restarts are off, because they recovered fewer than half of the crashes they were tried on.
     """
+    if spec.nodes > 1:
+        return node_plan(folder, spec, attempt, 0, _own_address(spec), python=spec.python)
     rendezvous = folder.run / f"rendezvous-{attempt}"
     argv = (
         spec.python,
@@ -48,17 +51,47 @@ def plan_launch(folder: JobFolder, spec: JobSpec, attempt: int) -> LaunchPlan:
         str(folder.path),
         f"--attempt={attempt}",
     )
-    env = {
+    return LaunchPlan(argv, _environment(spec, "lo0" if sys.platform == "darwin" else "lo"))
+
+
+def node_plan(
+    folder: JobFolder, spec: JobSpec, attempt: int, node_rank: int, address: str, *, python: str
+) -> LaunchPlan:
+    """Return how one host of several takes part in an attempt; `address` is its own on the network they share."""
+    from mlcycle_nb.training.nodes import interface_of
+
+    argv = (
+        python,
+        "-m",
+        "mlcycle_nb.training.node_agent",
+        str(folder.path),
+        f"--attempt={attempt}",
+        f"--node-rank={node_rank}",
+        f"--address={address}",
+    )
+    return LaunchPlan(argv, _environment(spec, interface_of(address)))
+
+
+def _own_address(spec: JobSpec) -> str:
+    from mlcycle_nb.training.nodes import own_address, parse_rendezvous
+
+    return own_address(*parse_rendezvous(spec.rendezvous))
+
+
+def _environment(spec: JobSpec, interface: str) -> dict[str, str]:
+    return {
         "OMP_NUM_THREADS": str(spec.threads),
         "MKL_NUM_THREADS": str(spec.threads),
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # Through the environment, because older releases of torchrun do not know these options.
+        "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # each is passed on to the workers
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(spec.grace_seconds) + 5),
         "PYTHONHASHSEED": str(spec.seed % 2**32),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
-    return LaunchPlan(argv, env)
 
 
 def threads_for(processes: int) -> int:

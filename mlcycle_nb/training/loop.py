@@ -14,11 +14,14 @@ from mlcycle_nb.training.batch import default_forward, default_metrics, sample_c
 from mlcycle_nb.training.data_workers import kept_up, raise_only_when_asked
 from mlcycle_nb.training.early_stopping import EarlyStopping, Patience
 from mlcycle_nb.training.session import PruneTraining, StopTraining
+from mlcycle_nb.training.spikes import SpikeDetector
+from mlcycle_nb.training.trouble import LossSpike
 
 if TYPE_CHECKING:
     from mlcycle_nb.training.session import TrainingSession
 
 Forward = Callable[[Any, Any], tuple[Any, Any]]
+_LOOK_EVERY_STEPS = 50
 _PER_STEP_SCHEDULERS = frozenset({"OneCycleLR", "CyclicLR"})
 _HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "auc", "r2", "score")
 
@@ -68,6 +71,7 @@ class Fit:
         self.higher_is_better = (
             self.best_name.endswith(_HIGHER_IS_BETTER) if higher_is_better is None else higher_is_better
         )
+        self.spikes = SpikeDetector() if session.spec.on_trouble["loss_spike"] != "ignore" else None
         self.patience = self._patience(EarlyStopping.of(early_stopping))
         self.bare_model = model
         accelerator = session.accelerator
@@ -96,6 +100,8 @@ class Fit:
             resumed = found
             saved = found["ranks"][session.rank]
             self.cursor = Cursor(found["epoch"], found["batch"], found["step"], saved["loss_sum"], saved["samples"])
+            if self.spikes is not None and saved.get("spikes"):
+                self.spikes.restore(saved["spikes"])
             if self.patience is not None:
                 self.patience.restore(found.get("patience"))
         total = self._total_steps()
@@ -206,11 +212,21 @@ class Fit:
 
     def _update(self) -> None:
         if self.clip_norm is not None:
-            self.session.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            norm = self.session.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            self._look_at(norm)
+        elif self.plain and self.cursor.step % _LOOK_EVERY_STEPS == 0:
+            self._look_at(_gradient_norm(self.model))
         self.stepper.step()
         self.stepper.zero_grad()
         if self.scheduler is not None and self.step_scheduler_each:
             self.scheduler.step()
+
+    def _look_at(self, norm: Any) -> None:
+        """Refuse a norm of the gradients that is not finite; a scaler passes over such steps by itself."""
+        if not self.plain or norm is None:
+            return
+        if norm.device.type == "cpu" or self.session.events.due():  # on a GPU looking means waiting for it
+            self.session.refuse_non_finite_gradient(norm.item(), self.cursor.step + 1)
 
     def _update_late(self) -> None:
         if self.session.world > 1:  # the last backward passes did not know that they had to share
@@ -247,6 +263,13 @@ class Fit:
         if not math.isfinite(loss):
             self.session.events.step(cursor.epoch, step, loss, samples)
             self.session.refuse_non_finite(loss, step)
+        if self.spikes is not None and self.spikes.take(loss):
+            self.session.events.step(cursor.epoch, step, loss, samples)
+            median = self.spikes.median()
+            problem = f"the loss of rank {self.session.rank} rose to {loss:.4g} at step {step}, from about {median:.4g}"
+            raise self.session.placed(
+                LossSpike(problem, remedy="lower the learning rate, or go back: --on-trouble loss_spike=rollback")
+            )
         cursor.loss_sum += loss * samples
         cursor.samples += samples
         self.window.append((loss, samples))
@@ -257,7 +280,7 @@ class Fit:
         """Log the loss of a step: of all batches that its update was made from."""
         parts, self.window = self.window, []
         rows = sum(samples for _, samples in parts)
-        loss = parts[0][0] if len(parts) == 1 else sum(loss * samples for loss, samples in parts) / rows
+        loss = parts[0][0] if len(parts) == 1 else sum(loss * samples for loss, samples in parts) / max(rows, 1)
         self.session.events.step(self.cursor.epoch, step, loss, rows)
 
     # -- between epochs --------------------------------------------------------------------------------------
@@ -350,12 +373,15 @@ class Fit:
     def _save(self, metric: float | None) -> None:
         self._flush()
         session, cursor = self.session, self.cursor
-        sums = self._per_rank([cursor.loss_sum, float(cursor.samples)])
+        spikes = [] if self.spikes is None else self.spikes.state()
+        sums = self._per_rank([cursor.loss_sum, float(cursor.samples), *spikes])
         position = {
             "epoch": cursor.epoch,
             "batch": cursor.batch,
             "step": cursor.step,
-            "ranks": [{"loss_sum": loss_sum, "samples": int(samples)} for loss_sum, samples in sums],
+            "ranks": [
+                {"loss_sum": loss_sum, "samples": int(samples), "spikes": recent} for loss_sum, samples, *recent in sums
+            ],
         }
         if self.patience is not None:
             position["patience"] = self.patience.state()
@@ -421,6 +447,13 @@ def _check_fit(
     if scheduler_step == "auto":
         return type(scheduler).__name__ in _PER_STEP_SCHEDULERS
     return scheduler_step == "step"
+
+
+def _gradient_norm(model: Any) -> Any:
+    import torch
+
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else None
 
 
 def _to_device(batch: Any, device: Any) -> Any:

@@ -10,6 +10,7 @@ from IPython.core.magic import cell_magic, line_magic, magics_class
 from mlcycle_nb.errors import InvalidInput, did_you_mean
 from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, split, wait_options
 from mlcycle_nb.notebook.magics import StageMagics
+from mlcycle_nb.training.node_options import node_options, node_values, tell_commands
 from mlcycle_nb.training.search import verbs as search_verbs
 from mlcycle_nb.training.search.verbs import refuse_without_search, search_options
 from mlcycle_nb.training.trouble_options import trouble_options, trouble_values
@@ -40,6 +41,7 @@ class TrainingMagics(StageMagics):
     @argument("--module", metavar="PKG.MOD", help="run a module instead of the cell; its arguments follow --")
     @argument("--dry-run", action="store_true", help="two batches in each process: speed, memory, time; keeps nothing")
     @argument("--environment", default="", metavar="NAME", help="isolated environment to train in; see %%environment")
+    @node_options
     @trouble_options
     @search_options
     @wait_options
@@ -97,6 +99,7 @@ class TrainingMagics(StageMagics):
             "keep_last": args.keep_last,
             "keep_best": args.keep_best,
             "max_restarts": args.restarts,
+            **node_values(args),
             **trouble_values(args),
             "environment": args.environment,
             "register": args.register,
@@ -107,12 +110,15 @@ class TrainingMagics(StageMagics):
             return self.deliver(training.dry_run(args.model, source, namespace, **options), args)
         handle = training.train_model(args.model, source, namespace, **options)
         _tell_attached(handle)
+        tell_commands(training, handle.id)
         return self._follow(handle, args)
 
     @magic_arguments("%train")
-    @argument("verb", nargs="?", default="list", help="list, attach, logs, stop, resume or register (%%train trains a cell)")
+    @argument("verb", nargs="?", default="list", help="list, attach, logs, stop, resume, register (%%train trains a cell)")
     @argument("job", nargs="?", help="job id, or a model's name for its newest job")
     @argument("--rank", type=int, help="with logs: one rank only")
+    @argument("--lines", type=int, default=200, help="with logs: how many lines at most (default 200)")
+    @argument("--follow", action="store_true", help="with logs: go on until the job ends, or the cell is interrupted")
     @argument("--reason", default="", help="with stop: why")
     @wait_options
     @output_options
@@ -131,10 +137,9 @@ class TrainingMagics(StageMagics):
         args = parse(self.train, line)
         training = self.workspace.training
         if args.verb == "list":
-            from mlcycle_nb.training.listing import JobList
-
-            return self.deliver(JobList(training.jobs(args.job)), args)
-        verbs = {"attach": self._attach, "logs": self._logs, "stop": self._stop, "resume": self._resume, "register": self._register}
+            return self.deliver(training.overview(args.job), args)
+        verbs = {"attach": self._attach, "logs": self._logs, "stop": self._stop, "resume": self._resume}
+        verbs["register"] = self._register
         if args.job is None:
             raise InvalidInput(f"{args.verb} needs a job", where="%train", remedy="%train list shows them")
         return verbs[args.verb](args)
@@ -146,8 +151,13 @@ class TrainingMagics(StageMagics):
 
     def _logs(self, args: Namespace) -> Any:
         from mlcycle_nb.training.listing import Text
+        from mlcycle_nb.training.log_view import follow_logs
 
-        return self.deliver(Text(self.workspace.training.logs(args.job, rank=args.rank)), args)
+        training = self.workspace.training
+        if args.follow:
+            left = follow_logs(training, args.job, rank=args.rank, lines=args.lines)
+            return None if left is None else self.deliver(left, args)
+        return self.deliver(Text(training.logs(args.job, rank=args.rank, lines=args.lines)), args)
 
     def _stop(self, args: Namespace) -> Any:
         training = self.workspace.training

@@ -190,6 +190,12 @@ class Progress:
         self.ranks[event["rank"]].error = event["message"]
         self._note(f"rank {event['rank']}: {event['message']}")
 
+    def _on_trouble(self, event: dict[str, Any]) -> None:
+        self._note(str(event["message"]))
+
+    def _on_data_worker_lost(self, event: dict[str, Any]) -> None:
+        self._note(f"rank {event['rank']} lost a data worker at step {event['step']} ({event['cause']})")
+
     def _on_resumed(self, event: dict[str, Any]) -> None:
         step = event["step"]
         self.resumed.append(step)

@@ -21,7 +21,7 @@ class Failure:
     Attributes
     ----------
     kind : str
-        ``user``, ``non_finite``, ``out_of_memory`` and ``disk`` end the job; ``crash`` and ``peer`` are recovered from.
+        ``user``, ``non_finite``, ``out_of_memory`` and ``disk`` and ``nodes`` (hosts that do not come together) end the job; ``crash`` and ``peer`` are recovered from.
     line : int, optional
         Line of the notebook cell, counted with its magic, or of the script `file`.
     traceback : str
@@ -94,7 +94,7 @@ class TrainingJob(Record):
     key: str  # digest of the cell, its parameters and its data
     cell_digest: str
     data_digest: str
-    processes: int
+    processes: int  # on all hosts together
     epochs: int
     params: dict[str, str | int | float | bool | None]
     seed: int
@@ -112,6 +112,8 @@ class TrainingJob(Record):
     resume: str = "auto"  # or never: what was ended from outside stays ended
     checkpoint_step: int | None = None  # newest one that a recovery began from
     restarts: tuple[Restart, ...] = ()
+    nodes: int = 1  # hosts
+    rendezvous: str = ""
     next_attempt_at: datetime | None = None
     stop_requested_at: datetime | None = None
     started_at: datetime | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import Refused
+from mlcycle_nb.training.checkpoints import CheckpointStore
 from mlcycle_nb.training.job_folder import JobFolder
 from mlcycle_nb.training.records import Restart, TrainingJob
 
 
-def resume(context: Context, record: TrainingJob, folder: JobFolder, from_step: int | None) -> TrainingJob:
+def take_up(context: Context, record: TrainingJob, folder: JobFolder, from_step: int | None) -> TrainingJob:
     """Have the supervisor launch the next attempt of a job that has ended without finishing.
 
     Raises
@@ -41,6 +43,16 @@ def resume(context: Context, record: TrainingJob, folder: JobFolder, from_step: 
         stop_requested_at=None,
         ended_at=None,
         failure=None,
+        ending="",
     )
     with context.store.transaction(actor=context.actor) as transaction:
         return transaction.update(again, event="training.resumed", detail={"from_step": from_step})
+
+
+def resumable(context: Context, job: TrainingJob, folder_of: Callable[[str], JobFolder]) -> str | None:
+    """Return the newest job of the same cell, values and data when it was stopped and has a checkpoint, else None."""
+    alike = (other for other in context.store.find(TrainingJob, name=job.model) if other.key == job.key)
+    newest = next(alike, None)
+    if newest is None or newest.phase != "stopped" or newest.script or newest.search:
+        return None
+    return newest.id if CheckpointStore(folder_of(newest.id).checkpoints).records() else None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import InvalidInput, did_you_mean
-from mlcycle_nb.training.agreement import Agreement
+from mlcycle_nb.training.agreement import agreements
 from mlcycle_nb.training.checkpointer import Checkpointer
 from mlcycle_nb.training.checkpoints import CheckpointStore, KeepPolicy
 from mlcycle_nb.training.data import ResumableLoader, evaluation_share
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _PULSE_SECONDS = 0.5
+_LOSSES = frozenset({"loss", "train_loss"})
 
 
 class StopTraining(BaseException):
@@ -106,8 +107,7 @@ class TrainingSession:
         self.batches_in_epoch: int | None = None
         self.skips = _read_skips(folder)
         self.stop_asked = False  # set by the SIGTERM handler
-        self._stop = Agreement(folder.run / f"stop-{attempt}")
-        self._save = Agreement(folder.run / f"save-{attempt}")
+        self._stop, self._save = agreements(folder, spec, attempt, "stop", "save")
         self._saved_at = time.monotonic()
         self._pulsed_at = 0.0
         self._runs_ahead = accelerator.device.type != "cpu" and self.world > 1
@@ -137,6 +137,8 @@ class TrainingSession:
             self.step += 1
         if self.main:
             self.events.write("metrics", epoch=self.epoch, step=self.step, values=values)
+        for name in _LOSSES & values.keys():
+            self.refuse_non_finite(values[name], self.step)
         if self.rehearsal is not None:
             self.rehearsal.sign_of_log()
         if self.spec.trial and not self.driven and self.world == 1:

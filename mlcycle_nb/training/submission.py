@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.references import check_name, format_duration, parse_duration
+from mlcycle_nb.training.nodes import check_nodes
 from mlcycle_nb.training.trouble import check_policies
 
 RESUMES = ("auto", "never")
@@ -30,6 +31,14 @@ class TrainingOptions:
     ----------
     checkpoint_every : str
         ``"200"`` steps or ``"30s"``; besides, one is taken after each epoch.
+    processes : int
+        Worker processes on each host.
+    nodes : int
+        Hosts that take part; each runs as many processes.
+    rendezvous : str
+        ``HOST:PORT`` where several hosts meet: an address of this one.
+    join_timeout : str
+        How long the others may take to join, at the start and after each recovery.
     max_restarts : int
         Crashes in a row, without a new checkpoint in between, that are recovered from.
     grace : str
@@ -64,8 +73,14 @@ class TrainingOptions:
     resume: str = "auto"
     environment: str = ""
 
+    nodes: int = 1
+    rendezvous: str = ""
+    join_timeout: str = "10m"
+
     def __post_init__(self) -> None:
         _whole("processes", self.processes, 1, MAX_PROCESSES)
+        check_nodes(self.nodes, self.rendezvous)
+        self.join_seconds()
         _whole("epochs", self.epochs, 1, 1_000_000)
         _whole("seed", self.seed, 0, 2**63 - 1)
         _whole("gradient_accumulation", self.gradient_accumulation, 1, 100_000)
@@ -83,6 +98,15 @@ class TrainingOptions:
         check_policies(self.on_trouble)
         if self.environment:
             check_name(self.environment, "environment name")
+
+    @property
+    def world_size(self) -> int:
+        """Worker processes on all hosts together."""
+        return self.processes * self.nodes
+
+    def join_seconds(self) -> float:
+        """Return how long others may take to join, from a second to a day."""
+        return _seconds("join_timeout", self.join_timeout, timedelta(days=1))
 
     def grace_seconds(self) -> float:
         """Return the grace, from a second to a day."""
@@ -104,6 +128,7 @@ class TrainingOptions:
         """Return what makes two submissions the same one."""
         parts = [model, cell_digest, data_digest, self.processes, self.epochs, dict(sorted(self.params.items()))]
         parts += [self.seed, self.device, self.mixed_precision, self.gradient_accumulation]
+        parts += [self.nodes, self.rendezvous] if self.nodes > 1 else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -62,6 +62,8 @@ def _run(path: Path, attempt: int, rank: int) -> int:
         assert session is not None  # only a session's calls raise it
         outcome = "pruned" if isinstance(ended, PruneTraining) else "stopped"
     except BaseException as error:  # the cell may raise anything, KeyboardInterrupt and SystemExit included
+        while session is not None and session.checkpointer.busy:  # what was good is still worth committing
+            time.sleep(0.02)
         labels = {cell_name: cell_sources.label(spec.cell_number), **cell_sources.remember(folder.payload)}
         document = faults.describe(error, cell_name, rank, labels=labels)
         faults.write_error(folder.error_of(attempt, rank), document)
@@ -118,24 +120,16 @@ def _form_group(folder: Any, spec: Any, attempt: int, rank: int) -> Any:
     from accelerate import Accelerator
 
     from mlcycle_nb.errors import EngineError
+    from mlcycle_nb.training.devices import uses_cuda
 
     began = time.time()
     torch.set_num_threads(spec.threads)
-    cuda = spec.device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() >= spec.processes
-    if spec.device == "cuda" and not cuda:
-        raise EngineError(
-            f"{spec.processes} processes need as many GPUs, torch sees {torch.cuda.device_count()}",
-            remedy="use fewer --processes, or --device cpu",
-        )
+    cuda = uses_cuda(spec)
     if spec.processes > 1:
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # A file instead of a port for the rendezvous: torch's own store listens on every interface, without a key.
         torch.distributed.init_process_group(
-            "nccl" if cuda else "gloo",
-            init_method=f"file://{folder.run / f'group-{attempt}'}",
-            rank=rank,
-            world_size=spec.processes,
+            "nccl" if cuda else "gloo", rank=rank, world_size=spec.processes, **_meeting_place(folder, spec, attempt)
         )
     else:  # Accelerate would make a group of one over TCP
         for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
@@ -153,6 +147,15 @@ def _form_group(folder: Any, spec: Any, attempt: int, rank: int) -> Any:
     if rank == 0:
         _tell_start(folder, spec, attempt, accelerator, began)
     return accelerator
+
+
+def _meeting_place(folder: Any, spec: Any, attempt: int) -> dict[str, Any]:
+    if spec.nodes == 1:
+        # A file instead of a port for the rendezvous: torch's own store listens on every interface, without a key.
+        return {"init_method": f"file://{folder.run / f'group-{attempt}'}"}
+    from mlcycle_nb.training import nodes
+
+    return {"store": nodes.connect_worker(folder, "group")}
 
 
 def _tell_start(folder: Any, spec: Any, attempt: int, accelerator: Any, began: float) -> None:

@@ -16,9 +16,10 @@ from mlcycle_nb.training.agreement import Agreement
 from mlcycle_nb.training.events import EventReader, EventWriter
 from mlcycle_nb.training.faults import classify
 from mlcycle_nb.training.progress import Progress
-from mlcycle_nb.training.session import NonFinite, Params
+from mlcycle_nb.training.session import Params
 from mlcycle_nb.training.submission import TrainingOptions, parse_params
 from mlcycle_nb.training.tracking import metric_rows, newer
+from mlcycle_nb.training.trouble import NonFinite
 
 
 class TestEvents:
