@@ -9,6 +9,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlcycle_nb.training.job_folder import JobFolder, JobSpec
+    from mlcycle_nb.training.store_agreement import StoreAgreement
+
+
+def agreements(folder: JobFolder, spec: JobSpec, attempt: int, *kinds: str) -> list[Agreement | StoreAgreement]:
+    """Return one agreement for each kind: through files on one host, through the attempt's store on several."""
+    if spec.nodes == 1:
+        return [Agreement(folder.run / f"{kind}-{attempt}") for kind in kinds]
+    from mlcycle_nb.training import nodes
+    from mlcycle_nb.training.store_agreement import StoreAgreement
+
+    store = nodes.connect_worker(folder, "agreements")
+    return [StoreAgreement(store, kind) for kind in kinds]
 
 
 class Agreement:

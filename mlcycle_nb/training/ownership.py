@@ -44,7 +44,9 @@ def leave(code: int) -> NoReturn:
 def _is_launcher(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as source:
-            return b"torch.distributed.run" in source.read() or os.environ.get("MLCYCLE_ANY_PARENT") == "1"
+            command = source.read()
+            launches = b"torch.distributed.run" in command or b"mlcycle_nb.training.node_agent" in command
+            return launches or os.environ.get("MLCYCLE_ANY_PARENT") == "1"
     except OSError:
         return sys.platform != "linux" and os.getppid() == pid
 
