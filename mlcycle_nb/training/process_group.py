@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcycle_nb.errors import EngineError
+from mlcycle_nb.training.devices import uses_cuda
 from mlcycle_nb.training.job_folder import JobSpec
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -43,7 +44,7 @@ class ScriptGroup:
         if spec.processes == 1:  # as `accelerate launch` has it: Accelerate would make a group of one
             for variable in _TORCHRUN:
                 os.environ.pop(variable, None)
-        if not _uses_cuda(spec):
+        if not uses_cuda(spec):
             os.environ["ACCELERATE_USE_CPU"] = "true"
             _let_partial_state_read_it()
         if spec.mixed_precision != "no":
@@ -98,18 +99,6 @@ class ScriptGroup:
                 f"the script forms a group of {size} in a job of {self._spec.processes} processes",
                 remedy=f"give --processes {size}, or leave the size to the launcher",
             )
-
-
-def _uses_cuda(spec: JobSpec) -> bool:
-    import torch
-
-    cuda = spec.device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() >= spec.processes
-    if spec.device == "cuda" and not cuda:
-        raise EngineError(
-            f"{spec.processes} processes need as many GPUs, torch sees {torch.cuda.device_count()}",
-            remedy="use fewer --processes, or --device cpu",
-        )
-    return cuda
 
 
 def _let_partial_state_read_it() -> None:

@@ -125,9 +125,10 @@ def _form_group(folder: Any, spec: Any, attempt: int, rank: int) -> Any:
     began = time.time()
     torch.set_num_threads(spec.threads)
     cuda = uses_cuda(spec)
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.init()  # else what seeds the GPU's generator would depend on when the cell first uses it
     if spec.processes > 1:
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group(
             "nccl" if cuda else "gloo", rank=rank, world_size=spec.processes, **_meeting_place(folder, spec, attempt)
         )
