@@ -92,3 +92,49 @@ class TestRefusals:
         cell = read_cell("log(a=sum([1]), b=max([2]))")
 
         assert resolve(cell, {"sum": len}) == {"sum": len}
+
+    @pytest.mark.parametrize(
+        ("typed", "shown"),
+        [
+            ("!ls -l 'a b'", "cell line 2: !ls -l 'a b'"),
+            ("files = !ls", "cell line 2: files = !ls"),
+            ("%time x", "cell line 2: %time x"),
+            ("%%bash\nls", "cell line 2: %%bash"),
+        ],
+    )
+    def test_magics_are_shown_as_typed(self, typed: str, shown: str) -> None:
+        """Not as the call that IPython has made of them."""
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        cell = read_cell("\n" + TransformerManager().transform_cell(typed))
+        with pytest.raises(InvalidInput) as refused:
+            resolve(cell, {})
+
+        assert shown in str(refused.value)
+
+    @pytest.mark.parametrize("source", ["await thing()", "async with a as b:\n    pass"])
+    def test_await(self, source: str) -> None:
+        """IPython allows it, a worker has no event loop."""
+        with pytest.raises(InvalidInput, match=r"cannot await.*cell line 1.*asyncio\.run"):
+            read_cell(source)
+
+    @pytest.mark.parametrize("call", ["input('rows?')", "breakpoint()"])
+    def test_nobody_answers(self, call: str) -> None:
+        """What waits for a person is refused; a function of the same name in the notebook is not."""
+        with pytest.raises(InvalidInput, match=r"nobody sits in front.*cell line 2"):
+            resolve(read_cell(f"\nn = {call}"), {})
+        name = call.partition("(")[0]
+        assert resolve(read_cell(f"n = {call}"), {name: len}) == {name: len}
+
+    def test_defined_too_late(self) -> None:
+        """The line of the definition is named, not a similar name."""
+        with pytest.raises(InvalidInput, match=r"'model' \(line 1, defined below, on line 3\)"):
+            resolve(read_cell("fit(model)\nif x:\n    model = 1"), {"x": 1, "models": 2})
+
+    def test_what_ipython_puts_over_builtins_stays(self) -> None:
+        """Its `open` and `exit` would carry IPython along."""
+        from IPython.core import interactiveshell
+        from IPython.core.autocall import ExitAutocall
+
+        cell = read_cell("open('x')\nexit()")
+        assert resolve(cell, {"open": interactiveshell._modified_open, "exit": ExitAutocall()}) == {}
