@@ -1,21 +1,15 @@
-"""``%experiment``, ``%runs``, ``%compare`` and ``%model``: development, from a notebook."""
+"""``%experiment``, ``%runs``, ``%compare``, ``%comment`` and ``%model``: development, from a notebook."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.core.magic import line_magic, magics_class
 
+from mlcycle_nb.development.model_verbs import VERB_NAMES, perform
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse
 from mlcycle_nb.notebook.magics import StageMagics
-from mlcycle_nb.references import ModelReference
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-_VERBS = ("list", "show", "alias", "unalias", "history")
 
 
 @magics_class
@@ -35,25 +29,44 @@ class DevelopmentMagics(StageMagics):
         return self.deliver(development.create_experiment(args.name), args)
 
     @magic_arguments()
+    @argument("verb", nargs="?", default="list", choices=["list", "delete"], help="delete: a run that nobody refers to")
+    @argument("run", nargs="?", help="with `delete`: id, the first characters of it, or name")
     @argument("--experiment", metavar="NAME", help="only runs of this experiment")
-    @argument("--last", type=int, default=20, help="how many runs, newest first")
+    @argument("--where", metavar="CONDITIONS", help='such as "metrics.val_accuracy > 0.9 and params.lr = 0.1"')
+    @argument("--sort", metavar="FIELD", help="such as metrics.val_accuracy, the greatest first")
+    @argument("--ascending", action="store_true", help="with --sort: the least first")
+    @argument("--last", "--limit", dest="last", type=int, default=20, help="how many runs, newest or best first")
+    @argument("--reason", default="", help="with `delete`: why, kept in the audit trail")
     @output_options
     @line_magic
     def runs(self, line: str) -> Any:
-        """Show the newest runs with their last metrics."""
+        """Show runs with their last metrics, filtered and sorted, or delete one.
+
+        ``--into found`` and ``found.to_frame()`` give them as a pandas data frame.
+        """
         from mlcycle_nb.development.panel import RunsPanel
 
         args = parse(self.runs, line)
+        development = self.workspace.development
         if args.last < 1:
             raise InvalidInput("--last must be at least 1", value=args.last, where="%runs")
-        return self.deliver(RunsPanel(self.workspace.development, args.experiment, args.last), args)
+        if (args.verb == "delete") != (args.run is not None):
+            raise InvalidInput("a run is named with delete, and only then", where="%runs", remedy="%runs delete RUN")
+        if args.verb == "delete":
+            gone = development.delete_run(args.run, reason=args.reason)
+            return self.deliver(f"run {gone.facts['name']} ({gone.about[:8]}) {gone.told()}", args)
+        panel = RunsPanel(
+            development, args.experiment, args.last, where=args.where, sort=args.sort, ascending=args.ascending
+        )
+        panel.snapshot()  # refuse here, and not when the panel is drawn
+        return self.deliver(panel, args)
 
     @magic_arguments()
-    @argument("runs", nargs="+", metavar="RUN", help="ids, the first characters of ids, or names of runs")
+    @argument("runs", nargs="+", metavar="RUN", help="ids, the first characters of ids, names, or NAME/VERSION")
     @output_options
     @line_magic
     def compare(self, line: str) -> Any:
-        """Compare runs: the parameters that differ, the metrics, and their curves."""
+        """Compare runs, or the runs that made versions: what differs, metrics with curves, data, packages, cells."""
         from mlcycle_nb.development.panel import ComparisonPanel
 
         args = parse(self.compare, line)
@@ -62,50 +75,61 @@ class DevelopmentMagics(StageMagics):
         return self.deliver(panel, args)
 
     @magic_arguments()
-    @argument("verb", nargs="?", default="list", choices=_VERBS)
+    @argument(
+        "about", help="a run, NAME/VERSION or NAME@ALIAS; with --edit and --delete the comment, such as digits/3#1"
+    )
+    @argument("text", nargs="?", help="what you have to say, in quotes")
+    @argument("--edit", action="store_true", help="say your comment in other words")
+    @argument("--delete", action="store_true", help="take the words of your comment away")
+    @output_options
+    @line_magic
+    def comment(self, line: str) -> Any:
+        """Comment on a run or a version; only the author of a comment changes or deletes it."""
+        args = parse(self.comment, line)
+        development = self.workspace.development
+        if args.edit and args.delete:
+            raise InvalidInput("--edit and --delete exclude each other", where="%comment")
+        if args.delete:
+            if args.text is not None:
+                raise InvalidInput("a text goes with --edit", value=args.text, where="%comment --delete")
+            return self.deliver(development.delete_comment(args.about), args)
+        if args.text is None:
+            raise InvalidInput("a text is missing", where="%comment", remedy='%comment digits/3 "text"')
+        change = development.edit_comment if args.edit else development.comment
+        return self.deliver(change(args.about, args.text), args)
+
+    @magic_arguments()
+    @argument("about", help="a run, NAME/VERSION, NAME@ALIAS, or NAME for all versions of a model")
+    @output_options
+    @line_magic
+    def comments(self, line: str) -> Any:
+        """Show who said what about a run, a version or a model, and when."""
+        args = parse(self.comments, line)
+        return self.deliver(self.workspace.development.comments(args.about), args)
+
+    @magic_arguments()
+    @argument("verb", nargs="?", default="list", choices=VERB_NAMES)
     @argument("model", nargs="?", help="NAME, NAME/VERSION or NAME@ALIAS")
-    @argument("alias", nargs="?", help="with `alias` and `unalias`: the alias, such as champion")
-    @argument("--at", metavar="TIME", help="with `history`: a time such as 2026-01-31T12:00 (UTC unless it says)")
+    @argument("words", nargs="*", help="with `alias`, `unalias`: the alias; with `owner`, `reviewer`: people")
+    @argument("--at", metavar="TIME", help="with `history`, `card`: 2026-01-31T12:00 (UTC), '2d ago', '... local'")
+    @argument("--since", metavar="TIME", help="with `history`: list only changes from then on")
+    @argument("--until", metavar="TIME", help="with `history`: up to then")
+    @argument("--to", metavar="FILE", help="with `card`: write it, .md or .html")
+    @argument("--check", metavar="FILE", help="with `card`: compare a card's file with what was recorded")
+    @argument("--say", nargs=2, metavar=("TITLE", "TEXT"), help="with `card`: set a section, such as 'intended use'")
+    @argument("--licence", "--license", metavar="SPDX", help="with `card`: such as Apache-2.0")
+    @argument("--publish", action="store_true", help="with `card`: keep it with the run that made the version")
+    @argument("--force", action="store_true", help="although somebody else owns the model; needs --reason")
     @argument("--reason", default="", help="why, kept in the audit trail")
     @output_options
     @line_magic
     def model(self, line: str) -> Any:
-        """List models, show a version, move an alias, or tell what a model was at a time.
+        """List models, show a version, move an alias, tell what a model was at a time, own it, describe it, delete it.
 
         ``%model alias digits/7 champion`` makes version 7 the champion; ``%model unalias digits champion`` takes the
-        alias away; ``%model history digits --at 2026-01-31T12:00`` tells what each alias was then.
+        alias away; ``%model history digits --at 2026-01-31T12:00`` tells what each alias and each deployment was then;
+        ``%model owner digits alice bob`` names owners; ``%model card digits/7`` shows the model card, ``--check FILE``
+        compares one with the records; ``%model delete digits/3`` deletes what nobody refers to.
         """
-        from mlcycle_nb.development.panel import ModelPanel
-
         args = parse(self.model, line)
-        development = self.workspace.development
-        if args.verb == "list":
-            return self.deliver(ModelPanel(development, args.model), args)
-        if args.model is None:
-            raise InvalidInput("a model is missing", where=f"%model {args.verb}", remedy="%model --help")
-        if args.verb == "show":
-            return self.deliver(development.get_version(args.model), args)
-        if args.verb == "history":
-            at = None if args.at is None else _moment(args.at)
-            return self.deliver(development.history(ModelReference.parse(args.model).name, at), args)
-        return self.deliver(self._alias(args), args)
-
-    def _alias(self, args: Namespace) -> Any:
-        if args.alias is None:
-            raise InvalidInput(
-                "an alias is missing", where=f"%model {args.verb}", remedy="%model alias digits/7 champion"
-            )
-        development = self.workspace.development
-        if args.verb == "unalias":
-            development.remove_alias(ModelReference.parse(args.model).name, args.alias, reason=args.reason)
-            return f"{args.model} has no alias {args.alias} any more"
-        version = development.get_version(args.model)
-        return development.set_alias(version.name, args.alias, version.version, reason=args.reason)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput("--at is not a time", value=text, where="%model", remedy="2026-01-31T12:00") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        return self.deliver(perform(self.workspace.development, args), args)
