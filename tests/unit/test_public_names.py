@@ -23,7 +23,7 @@ SERVICES = {
         "create_experiment start_run log_model_config log_hyperparameters log_metrics log_artifacts register_model "
         "get_version versions models set_alias runs"
     ),
-    "training.service:TrainingManager": "train_model",
+    "training.service:TrainingManager": "train_model search",
     "validation.service:ModelValidator": "validate_model latest_verdict is_valid_for",
     "deployment.service:ModelDeploymentManager": (
         "deploy_model rollback_deployment promote abort pause resume status client add_consumer"

@@ -38,6 +38,7 @@ CATCHES_EVERYTHING = {
     "training/service.py": "cleans up and raises again",
     "training/reproduce.py": "cleans up and raises again",
     "development/reproduce/replay.py": "the user's own cells run here",
+    "training/search/service.py": "cleans up and raises again",
     "training/packaging.py": "the model's own code runs here",
     "training/carry.py": "__reduce__ of foreign objects raises anything",
     "training/checkpoints.py": "cleans up and raises again",

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from mlcycle_nb.errors import Conflict, StoreError
+from mlcycle_nb.supervisor.crash import crash_point
 from mlcycle_nb.training.search.pruners import PRUNERS
 from mlcycle_nb.training.search.records import TrainingSearch
 from mlcycle_nb.training.search.samplers import SAMPLERS
@@ -28,6 +29,7 @@ from mlcycle_nb.training.submission import Param
 
 SCHEMA = "mlcycle_search"
 _STUDY_STATE = "mlcycle:study"
+_VERDICT = "mlcycle:verdict"
 _BUSY_SECONDS = 30
 _SEEDS = 2**32
 
@@ -85,7 +87,17 @@ class Studies:
             if trial.state.is_finished():
                 return bool(trial.state == optuna.trial.TrialState.PRUNED)
             storage.set_trial_intermediate_value(trial._trial_id, report, value)
-            return bool(study.pruner.prune(study, storage.get_trial(trial._trial_id)))
+            crash_point("search.after_report")
+            verdict = trial.user_attrs.get(_VERDICT, {})
+            if verdict.get("report") != report:
+                notes = study._storage = _Notes(storage)
+                prune = bool(study.pruner.prune(study, storage.get_trial(trial._trial_id)))
+                verdict = {"report": report, "prune": prune, "notes": notes.taken}
+                storage.set_trial_user_attr(trial._trial_id, _VERDICT, verdict)
+                crash_point("search.after_verdict")
+            for key, note in verdict["notes"].items():
+                storage.set_trial_system_attr(trial._trial_id, key, note)
+            return bool(verdict["prune"])
 
     def tell(self, search: TrainingSearch, number: int, phase: str, value: float | None) -> None:
         """Store how trial `number` ended: ``complete`` with its value, ``pruned``, or anything else as failed."""
@@ -135,6 +147,25 @@ class Studies:
         _make_schema(url)
         options = {"connect_args": {"options": f"-csearch_path={SCHEMA}"}, "pool_pre_ping": True}
         return optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
+
+
+class _Notes:
+    """A storage that keeps what a pruner notes down, until the verdict is stored with it.
+
+    Successive halving notes which trials it has let go on, and judges one that it finds noted by the next rule: asked
+    again after a crash it would give another answer.
+    """
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self.taken: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Keep a note."""
+        self.taken[key] = value
 
 
 def study_name(search: TrainingSearch) -> str:
