@@ -8,6 +8,7 @@ the seed and the position alone, so new workers give the very ones that were owe
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlcycle_nb.training.session import TrainingSession
 
 _LOST_IN_A_ROW = 3
+_DYING_SECONDS = 2.0
 
 
 def kept_up(session: TrainingSession, batches: Iterator[Any], again: Callable[[], Iterator[Any]]) -> Iterator[Any]:
@@ -31,9 +33,9 @@ def kept_up(session: TrainingSession, batches: Iterator[Any], again: Callable[[]
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as failure:
-            codes = _exit_codes(batches)
-            if not codes or not str(failure).startswith("DataLoader worker") or lost >= _LOST_IN_A_ROW:
+        except (RuntimeError, OSError, EOFError) as failure:  # what a batch on its way gives when its sender dies
+            codes = _exit_codes(batches, wait=not isinstance(failure, RuntimeError))
+            if not codes or lost >= _LOST_IN_A_ROW:
                 raise
             lost += 1
             told = [-code for code in codes if -code in HEEDED]
@@ -41,7 +43,6 @@ def kept_up(session: TrainingSession, batches: Iterator[Any], again: Callable[[]
             session.events.write("data_worker_lost", step=session.step, epoch=session.epoch, cause=name)
             if told and session.stop_watch is not None:
                 session.stop_watch.ask(f"{_signal_name(told[0])} to a data worker")
-            del failure
             batches = again()
             continue
         lost = 0
@@ -55,9 +56,13 @@ def raise_only_when_asked() -> None:
     signal_handling._SIGCHLD_handler_set = True
 
 
-def _exit_codes(batches: Any) -> list[int]:
-    """Return how the workers of an iterator ended that did."""
-    return [each.exitcode for each in getattr(batches, "_workers", ()) if each.exitcode]
+def _exit_codes(batches: Any, *, wait: bool) -> list[int]:
+    """Return how the workers of an iterator ended that did; one whose connection broke may be about to."""
+    workers = list(getattr(batches, "_workers", ()))
+    deadline = time.monotonic() + _DYING_SECONDS
+    while wait and time.monotonic() < deadline and all(each.exitcode is None for each in workers):
+        time.sleep(0.01)
+    return [each.exitcode for each in workers if each.exitcode]
 
 
 def _signal_name(number: int) -> str:

@@ -37,7 +37,8 @@ def read_failures(folder: JobFolder, attempt: int, processes: int) -> tuple[Fail
 
 
 def read_skip(folder: JobFolder, attempt: int, processes: int) -> tuple[int, int, int] | None:
-    """Return epoch, first and last batch that led to trouble, as the rank said that had it; None when none did."""
+    """Return epoch, first and last batch that led to trouble, of the rank that had it first; None when none had."""
+    found = []
     for rank in range(processes):
         try:
             document = read_document(folder.error_of(attempt, rank))
@@ -45,8 +46,8 @@ def read_skip(folder: JobFolder, attempt: int, processes: int) -> tuple[int, int
             continue
         if document is not None and document.get("skip"):
             epoch, first, last = document["skip"]
-            return int(epoch), int(first), int(last)
-    return None
+            found.append((int(epoch), int(first), int(last)))
+    return min(found, default=None)
 
 
 def _summed_up(failures: Sequence[Failure]) -> tuple[Failure, ...]:

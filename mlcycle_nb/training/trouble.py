@@ -67,6 +67,8 @@ def parse_policies(texts: Sequence[str]) -> dict[str, str]:
         kind, equals, policy = text.partition("=")
         if not equals:
             kind, policy = "", text
+        elif not kind:
+            raise InvalidInput("a policy names no kind", value=text, where="--on-trouble", remedy="write stall=stop")
         if kind in chosen:
             raise InvalidInput("a policy is given twice", value=text, where="--on-trouble")
         chosen[kind] = policy

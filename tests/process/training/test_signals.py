@@ -146,7 +146,7 @@ def test_a_killed_data_worker_is_replaced(workspace: Workspace, tmp_path: Path) 
     record = handle.result(120)
     assert (record.attempt, record.restarts) == (1, ())
     assert_as_unbroken(folder, alone)
-    assert "data worker was killed by SIGKILL" in repr(handle.panel())
+    assert "rank 0 lost a data worker at step" in repr(handle.panel())
 
 
 def test_a_grace_that_is_too_short(workspace: Workspace, tmp_path: Path) -> None:
