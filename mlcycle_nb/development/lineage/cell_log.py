@@ -72,7 +72,8 @@ class CellLog:
         self.deleted |= self._deleted_cells()
         source = info.raw_cell or ""
         self._running = Execution(
-            number=self._shell.execution_count,
+            # IPython's own counter has been raised by now in some releases, and not yet in others
+            number=len(self._shell.history_manager.input_hist_raw),
             source=source,
             code=self.to_python(source),
             cell=getattr(info, "cell_id", None) or "",

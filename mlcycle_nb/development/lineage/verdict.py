@@ -105,10 +105,12 @@ def _histories(
         order = document.order
         unknown = [e for e in newest.values() if e.cell not in order and e.cell not in deleted]
         gone = {_key(e) for e in unknown if e.cell and e.at is not None and e.at < document.saved_at}
-        unsaved = [e for e in unknown if _key(e) not in gone]
+        # what ran before the cells were followed has no ids; it came first, as the cell that loads the extension does
+        first_of_all = [e for e in unknown if e.at is None]
+        unsaved = [e for e in unknown if _key(e) not in gone and e.at is not None]
         if not unsaved and running.cell in order:
             place = order[running.cell]
-            again = [
+            again = first_of_all + [
                 _as_saved(newest[cell], document, to_python)
                 for cell in sorted(newest.keys() & order.keys(), key=order.__getitem__)
                 if order[cell] < place and cell not in deleted

@@ -100,6 +100,13 @@ def test_a_notebook_saved_before_the_cells_ran_says_nothing_of_them() -> None:
     assert why_not(ran(X1, Y, USE), document=saved(("x", "x = 3"), Y, USE, seconds=-1)) == []
 
 
+def test_cells_from_before_they_were_followed_come_first() -> None:
+    executions = [Execution(number=1, source="a = 1", code="a = 1"), *ran(("", ""), ("y", "y = a"), USE)[1:]]
+
+    assert why_not(executions, document=saved(("load", "a = 1"), ("y", "y = a"), USE)) == []
+    assert "In [2], whose cell was edited" in why_not(executions, document=saved(("y", "y = 2"), USE))[0]
+
+
 def test_a_cell_that_the_front_end_says_is_deleted() -> None:
     assert "In [1], whose cell was deleted since" in why_not(ran(X1, Y, USE), deleted=["x"])[0]
 
