@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlcycle_nb.errors import EngineError, IntegrityError, InvalidInput
+from mlcycle_nb.errors import EngineError, IntegrityError, InvalidInput, MLCycleError
 from mlcycle_nb.training import random_state, state_tree
 from mlcycle_nb.training.checkpoints import CheckpointRecord, CheckpointStore, order_of
 from mlcycle_nb.training.tensor_file import refuse_unsaveable
@@ -35,7 +36,9 @@ class Checkpointer:
 
     def __init__(self, store: CheckpointStore, accelerator: Any, events: EventWriter) -> None:
         self._store, self._accelerator, self._events = store, accelerator, events
-        self._thread: threading.Thread | None = None
+        self._writer = _Writer()
+        self._writing = False  # a save was begun, and its end not looked at
+        self._bares: dict[int, tuple[Any, Any]] = {}  # unwrapped modules; looking for wrappers takes a third of a save
         self.failure = ""  # why the last save did not come to be
         self._copies: dict[str, Any] = {}  # kept from one save to the next: fresh pages cost more than the copying
         self._committed: tuple[CheckpointRecord, Callable[[CheckpointRecord], None]] | None = None
@@ -43,7 +46,7 @@ class Checkpointer:
     @property
     def busy(self) -> bool:
         """Whether a save is still being written."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writer.busy
 
     def save(
         self,
@@ -81,7 +84,7 @@ class Checkpointer:
                 )
                 best = self._store.best()
             except Exception as failure:  # of whatever kind: on this thread nobody else would hear of it
-                reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+                reason = _reason(failure)
                 self.failure = reason
                 self._events.write("checkpoint_failed", step=step, epoch=epoch, reason=reason)
                 return
@@ -101,14 +104,13 @@ class Checkpointer:
             if after is not None:
                 self._committed = (receipt, after)
 
-        self._thread = threading.Thread(target=commit, name="checkpoint")
-        self._thread.start()
+        self._writer.do(commit)
+        self._writing = True
 
     def wait(self) -> None:
         """Return when no save is being written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._writer.wait()
+        self._writing = False
         if self._committed is not None:
             (receipt, after), self._committed = self._committed, None
             with random_state.aside(0):  # when it runs depends on the disk: it must not move the generators
@@ -116,7 +118,7 @@ class Checkpointer:
 
     def finish_if_done(self) -> None:
         """Call ``on_checkpoint`` when the save in the background has been committed; cheap at every step."""
-        if self._thread is not None and not self._thread.is_alive():
+        if self._writing and not self._writer.busy:
             self.wait()
 
     def restore(self, objects: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -244,7 +246,11 @@ class Checkpointer:
     def _bare(self, holder: Any) -> Any:
         import torch
 
-        return self._accelerator.unwrap_model(holder) if isinstance(holder, torch.nn.Module) else holder
+        if not isinstance(holder, torch.nn.Module):
+            return holder
+        if id(holder) not in self._bares:
+            self._bares[id(holder)] = (holder, self._accelerator.unwrap_model(holder))
+        return self._bares[id(holder)][1]
 
     def _load_into(self, name: str, holder: Any, documents: dict[str, Any], tensors: Mapping[str, Any]) -> None:
         import torch
@@ -288,8 +294,47 @@ class Checkpointer:
         return [(int(first), int(second)) for first, second in self._accelerator.gather(own).tolist()]
 
 
+class _Writer:
+    """A thread that does one thing at a time; kept, because starting one can take longer than the copying."""
+
+    def __init__(self) -> None:
+        self._given: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        return not self._idle.is_set()
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Return at once; `call` raises nothing."""
+        self._idle.clear()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+            self._thread.start()
+        self._given.put(call)
+
+    def wait(self) -> None:
+        self._idle.wait()
+
+    def _run(self) -> None:
+        while True:
+            call = self._given.get()
+            try:
+                call()
+            finally:
+                self._idle.set()
+
+
 def _refuse_unwritten(generators: list[dict[str, Any]]) -> None:
     """Raise when a rank's events are not written: a run that goes on from here would lack those steps."""
     for rank, state in enumerate(generators):
         if "unwritten" in state:
             raise EngineError(f"the events of rank {rank} cannot be written: {state['unwritten']}")
+
+
+def _reason(failure: Exception) -> str:
+    if isinstance(failure, MLCycleError):
+        return failure.problem
+    return (failure.strerror if isinstance(failure, OSError) else None) or str(failure) or type(failure).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -9,12 +10,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mlcycle_nb.errors import IntegrityError
-from mlcycle_nb.training.checkpoints import MANIFEST_NAME, CheckpointRecord, CheckpointStore, KeepPolicy
+from mlcycle_nb.training.checkpoints import MANIFEST_NAME, CheckpointRecord, CheckpointStore, KeepPolicy, order_of
 
 
 @pytest.fixture
@@ -57,6 +59,46 @@ class TestSave:
         save(store, 2, 0.2)
 
         assert [(r.step, r.metric) for r in store.records()] == [(2, 0.2), (1, None)]
+
+    def test_a_step_may_be_saved_a_thousand_times(self, store: CheckpointStore) -> None:
+        """A loop that counts no steps saves the same one again and again: the newest is found by number."""
+        save(store, 0).path.rename(store.folder / "step-0000000000.999")
+        assert save(store, 0).path.name == "step-0000000000.1000"
+        again = save(store, 0, 0.5)
+
+        assert again.path.name == "step-0000000000.1001"
+        assert [record.path for record in store.records()] == [again.path]
+        newest = store.newest_verified().newest
+        assert newest is not None
+        assert newest.metric == 0.5
+
+    def test_an_older_one_that_cannot_be_dropped(self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The new one is committed all the same, the reason is told, and the next save drops both."""
+        save(store, 1)
+        save(store, 2)
+        real = os.rename
+
+        def refuse(source: Any, target: Any) -> None:
+            if ".trash" in str(target):
+                raise OSError(5, "Input/output error")
+            real(source, target)
+
+        monkeypatch.setattr(os, "rename", refuse)
+        assert save(store, 3).step == 3
+        assert store.prune_failure == "Input/output error"
+        monkeypatch.undo()
+        save(store, 4)
+
+        assert store.prune_failure is None
+        assert [record.step for record in store.records()] == [4, 3]
+
+    def test_best_when_higher_is_better(self, store: CheckpointStore) -> None:
+        """The best are kept by the direction of their metric."""
+        for step, metric in ((1, 0.9), (2, 0.1), (3, 0.5), (4, 0.4)):
+            tensors = {"w": torch.zeros(1)}
+            store.save(step=step, epoch=0, tensors=tensors, state={}, metric=metric, lower_is_better=False)
+
+        assert [record.step for record in store.records()] == [4, 3, 1]
 
     def test_private(self, store: CheckpointStore) -> None:
         """Nobody else can read weights."""
@@ -155,6 +197,88 @@ class TestDamage:
         renamed.rename(newest)
         shutil.copy(store.folder / "step-0000000001.000" / "state.json", newest / "state.json")
         self.assert_falls_back(store, "state.json has changed")
+
+    def test_a_folder_with_the_highest_number(self, store: CheckpointStore, newest: Path) -> None:
+        """Number 999999 is no more believed than any other: empty, a file, a copy, or with a manifest of nonsense."""
+        false = store.folder / "step-0000999999.000"
+        false.mkdir()
+        assert self.assert_next_is_newest(store, newest) == [
+            (false.name, "MANIFEST cannot be read: No such file or directory")
+        ]
+        for nonsense in (b"[]", b"null", b'{"format": 1, "step": 999999}', b"\xff", b'{"format": 1, "step": 1e999}'):
+            (false / MANIFEST_NAME).write_bytes(hashlib.sha256(nonsense).hexdigest().encode() + b"\n" + nonsense)
+            assert self.assert_next_is_newest(store, newest) == [(false.name, "the manifest is not one of ours")]
+        shutil.rmtree(false)
+        shutil.copytree(newest, false)
+        assert self.assert_next_is_newest(store, newest) == [(false.name, "holds step 2")]
+        shutil.rmtree(false)
+        false.write_bytes(b"")
+        assert self.assert_next_is_newest(store, newest) == [(false.name, "is not a folder")]
+
+        assert save(store, 3).step == 3
+        assert [record.step for record in store.records()] == [3, 2]
+
+    @staticmethod
+    def assert_next_is_newest(store: CheckpointStore, newest: Path) -> list[tuple[str, str]]:
+        search = store.newest_verified()
+        assert search.newest is not None
+        assert search.newest.path == newest
+        return search.rejected
+
+    def test_a_manifest_that_names_other_files(self, store: CheckpointStore, newest: Path) -> None:
+        """A manifest, sound in itself, that names another file than ours is refused: nothing else is ever read."""
+        (newest / "model.pkl").write_bytes(b"code")
+        body = (newest / MANIFEST_NAME).read_bytes().partition(b"\n")[2].replace(b"state.json", b"model.pkl")
+        (newest / "state.json").unlink()
+        (newest / MANIFEST_NAME).write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        self.assert_falls_back(store, "not one of ours")
+
+    def test_a_pipe_is_not_waited_for(self, store: CheckpointStore, newest: Path) -> None:
+        """A FIFO in place of a file is refused at once."""
+        (newest / "state.json").unlink()
+        os.mkfifo(newest / "state.json")
+        self.assert_falls_back(store, "not a regular file")
+
+    @pytest.mark.parametrize("damage", [b"x", None])
+    def test_damaged_ones_do_not_count(self, store: CheckpointStore, damage: bytes | None) -> None:
+        """After a resume from before damaged checkpoints, two sound ones are kept, and the damaged are dropped."""
+        save(store, 1)
+        for step in (2, 3):
+            file = save(store, step).path / "tensors.safetensors"
+            file.write_bytes(damage) if damage is not None else file.unlink()
+        resumed = CheckpointStore(store.folder, KeepPolicy(last=2, best=0))
+        found = resumed.newest_verified()
+        assert found.newest is None or found.newest.step == 1
+
+        for step in (2, 4, 5):
+            save(resumed, step)
+
+        assert [resumed.verify(record.path).step for record in resumed.records()] == [5, 4]
+        assert [path.name for path in resumed.folder.iterdir() if "000003" in path.name] == []
+
+    def test_what_cannot_be_read_now_is_not_dropped(
+        self, store: CheckpointStore, newest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A disk's bad moment passes a checkpoint over, and costs no more than that."""
+        real = os.open
+
+        def bad(path: Any, *arguments: Any, **options: Any) -> int:
+            if str(path).endswith("0002.000/tensors.safetensors"):
+                raise OSError(5, "Input/output error")
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", bad)
+        self.assert_falls_back(store, "tensors.safetensors cannot be read: Input/output error")
+        save(store, 3)
+        save(store, 4)
+        monkeypatch.undo()
+
+        assert CheckpointStore(store.folder).verify(newest).step == 2
+
+    def test_older_than(self, store: CheckpointStore, newest: Path) -> None:
+        """The search can be told where to end."""
+        assert store.newest_verified(before=order_of(newest)).newest == store.records()[1]
+        assert store.newest_verified(before=(1, 0)).newest is None
 
     def test_leftovers_are_not_candidates_and_are_swept(self, store: CheckpointStore, newest: Path) -> None:
         """Staging and trash folders of a crash are never chosen, and the next save removes them."""
