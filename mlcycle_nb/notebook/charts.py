@@ -82,7 +82,7 @@ def line_chart(
         if math.isfinite(value)
     ]
     x = alt.X("x:Q", title=x_title, axis=alt.Axis(tickMinStep=1, format="~s"))
-    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g"))
     colour = alt.Color(
         "line:N",
         title=None,

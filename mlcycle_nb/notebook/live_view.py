@@ -98,6 +98,13 @@ class LiveView:
         if first["charts"] or not over:
             self._keep_fresh(over)
 
+    def refresh(self) -> bool:
+        """Look once and tell the page what changed; return whether all is over."""
+        look, over = self._look()
+        message = self.widget.state["message"]
+        self._tell({**look, "message": "" if message.startswith(_TROUBLE) else message})
+        return over
+
     def close(self) -> None:
         """Stop refreshing and release the widget."""
         self._stop.set()
@@ -153,9 +160,7 @@ class LiveView:
                 if time.monotonic() >= self._tended_at:
                     self._tended_at = time.monotonic() + _TEND_SECONDS
                     self._panel.tend()
-                look, over = self._look()
-                message = self.widget.state["message"]
-                self._tell({**look, "message": "" if message.startswith(_TROUBLE) else message})
+                over = self.refresh()
                 self._bring_library()
                 if over:
                     self._renew_saved()

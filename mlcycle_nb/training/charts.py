@@ -11,7 +11,7 @@ from mlcycle_nb.notebook.html import BLUE, GREEN, RED, SKY
 from mlcycle_nb.training.progress import Progress
 
 MOST_CHARTS = 4
-WIDTH = 340  # two beside each other in a page of 800 pixels and more
+WIDTH = 320  # two beside each other in a page of 800 pixels and more
 _SIDE = re.compile(r"^(train|training|val|valid|validation|eval|test)_(?=.)")
 _SIDES = {"train": "training", "valid": "validation", "val": "validation", "eval": "evaluation"}
 _NOT_DRAWN = frozenset({"lr"})
@@ -64,8 +64,8 @@ def _family_chart(family: str, names: Sequence[str], progress: Progress) -> Any:
 def _look(name: str) -> tuple[str, str, bool]:
     found = _SIDE.match(name)
     if found is None:
-        return ("training, each step" if name == "loss" else name), BLUE, False
+        return ("training" if name == "loss" else name), BLUE, False
     side = _SIDES.get(found[1], found[1])
     if side == "training":
-        return "training, mean of the epoch", SKY, True
+        return "training, epoch mean", SKY, True
     return side, RED if side == "validation" else GREEN, False

@@ -14,6 +14,7 @@ from mlcycle_nb.training.progress import Progress
 from mlcycle_nb.training.records import TrainingJob
 
 SILENT_SECONDS = 5.0
+_QUIET_SECONDS = 10.0
 _BAR_CELLS = 24
 _NOTES = 5
 _CHECKPOINTS = 6
@@ -185,6 +186,9 @@ def pace(state: TrainingState) -> list[str]:
         return found
     if state.job.phase != "running" or state.recovering:
         return found
+    quiet = 0.0 if progress.last_at is None or not state.now else state.now - progress.last_at
+    if quiet > _QUIET_SECONDS:
+        return [*found, f"nothing new for {span(quiet)}"]
     if progress.throughput:
         found.append(f"{number(_rounded(progress.throughput))} samples/s")
     if progress.steps_per_second:

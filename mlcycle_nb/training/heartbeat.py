@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlcycle_nb.files import private_folder, write_atomically
-from mlcycle_nb.training.events import resident_bytes
+from mlcycle_nb.training.events import EventWriter, resident_bytes
 from mlcycle_nb.training.output import bound
 
 BEAT_SECONDS = 1.0
@@ -75,6 +75,7 @@ class Heart:
             if time.monotonic() >= due:
                 due = time.monotonic() + BEAT_SECONDS
                 self._beat()
+                _flush_events()
 
     def _beat(self, *, ended: bool = False) -> None:
         beat = Beat(self._rank, self._attempt, os.getpid(), time.time(), resident_bytes(), _gpu_bytes(), ended)
@@ -82,6 +83,22 @@ class Heart:
             write_atomically(self._file, json.dumps(asdict(beat)), durable=False)
         except OSError:
             return  # a full disk must not end the training
+
+
+_events: list[EventWriter] = []
+
+
+def flush_with_beats(events: EventWriter) -> None:
+    """Have `events` written at each beat too: of a step that takes long, those before it are told meanwhile."""
+    _events[:] = [events]
+
+
+def _flush_events() -> None:
+    for events in _events:
+        try:
+            events.flush()
+        except OSError:
+            return  # the training thread meets the same, and says so
 
 
 def read_beats(folder: Path) -> dict[int, Beat]:

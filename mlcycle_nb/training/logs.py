@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training.job_folder import JobFolder
-from mlcycle_nb.training.output import plain_lines, tail
+from mlcycle_nb.training.output import SHOWN_BYTES, plain_lines, tail
 
 LOG_LINES = 200
 MOST_LINES = 10_000
@@ -14,12 +14,13 @@ _AT_ONCE_BYTES = 1_048_576
 
 
 def printed(folder: JobFolder, processes: int, *, rank: int | None = None, lines: int = LOG_LINES) -> str:
-    """Return the last lines of one rank, or of each under its name."""
+    """Return the last lines of one rank, or of each under its name; 64 KiB in all, or 2 KiB of each of many ranks."""
     ranks = _ranks(processes, rank)
     _check_lines(lines)
+    limit = max(2048, SHOWN_BYTES // len(ranks))
     shown = []
     for number in ranks:
-        text = "\n".join(tail(folder.output_of(number), lines))
+        text = "\n".join(tail(folder.output_of(number), lines, limit))
         if text:
             shown.append(text if len(ranks) == 1 else f"-- rank {number} --\n{text}")
     return "\n".join(shown)

@@ -81,7 +81,7 @@ def tail(log: Path, lines: int, limit: int = SHOWN_BYTES) -> list[str]:
     if len(content) < limit:
         content = _last_bytes(_kept(log), limit - len(content)) + content
     cut = len(content) >= limit
-    shown = plain_lines(content.decode(errors="replace"), begins_inside=cut)
+    shown = _last_characters(plain_lines(content.decode(errors="replace"), begins_inside=cut), limit)
     size = sum(_size(path) for path in (log, _kept(log)))
     told = left_out(log)
     note = []
@@ -90,6 +90,15 @@ def tail(log: Path, lines: int, limit: int = SHOWN_BYTES) -> list[str]:
     elif len(shown) > lines or cut:
         note = [f"[the last {min(lines, len(shown)):,} lines of {size / 1e6:.1f} MB]"] if size > limit else []
     return [*note, *shown[-lines:]] if lines > 0 else note
+
+
+def _last_characters(lines: list[str], limit: int) -> list[str]:
+    """Return the last lines of at most `limit` characters: control characters grow when they are shown."""
+    for place in range(len(lines) - 1, -1, -1):
+        limit -= len(lines[place]) + 1
+        if limit < 0:
+            return lines[place + 1 :]
+    return lines
 
 
 def plain_lines(text: str, *, begins_inside: bool = False) -> list[str]:
@@ -112,7 +121,7 @@ def plain(line: str) -> str:
     line = line[: 4 * LINE_CHARACTERS]
     if not line.isascii() or not line.isprintable():
         line = _ESCAPE.sub("", line)
-        while "\b" in line and (shorter := re.sub(r"[^\b]\b", "", line)) != line:
+        while "\b" in line and (shorter := re.sub("[^\x08]\x08", "", line)) != line:
             line = shorter
         line = inert(line.replace("\b", "").replace("\t", "    ").replace("\x07", ""))
     if len(line) > LINE_CHARACTERS or length > 4 * LINE_CHARACTERS:

@@ -29,7 +29,7 @@ class Held(torch.utils.data.Dataset):
     def __getitem__(self, row):
         global read
         read += 1
-        for step, gate in ((30, "gate-30"), (60, "gate-60")):
+        for step, gate in ((34, "gate-34"), (60, "gate-60")):
             while read > 16 * step and os.path.exists(gate):
                 time.sleep(0.02)
         if row % 40 == 0:
@@ -57,6 +57,7 @@ def look(lab: Lab, name: str) -> None:
     assert panel(lab).locator("figure svg").count() == panel(lab).get_by_role("figure").count() == 2
     assert panel(lab).get_by_role("table").count() >= 3
     if SHOTS:
+        panel(lab).scroll_into_view_if_needed()
         lab.page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
 
@@ -66,7 +67,7 @@ def wait_for_step(lab: Lab, step: int) -> None:
         """step => { const shown = [...document.querySelectorAll('.mlcycle-panel')].at(-1);
              const found = shown?.textContent.match(/step (\\d+) of/); return found && +found[1] >= step; }""",
         arg=step,
-        timeout=90_000,
+        timeout=180_000,
     )
 
 
@@ -78,7 +79,7 @@ def wait_for_curves(lab: Lab, points: int) -> None:
              return Math.max(0, ...lines.map(line => (line.getAttribute('d').match(/[ML]/g) ?? []).length)) >= points; }
         """,
         arg=points,
-        timeout=60_000,
+        timeout=180_000,
     )
 
 
@@ -92,30 +93,30 @@ def drawn_steps(lab: Lab) -> int:
     )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_watched_run_survives_a_kill_a_reload_and_a_restart(lab: Lab) -> None:
     """Nothing is blank at any time, and in the end every step is in the curve once."""
-    gates = [lab.root / name for name in ("gate-30", "gate-60")]  # steps of an attempt at which it waits for us
+    gates = [lab.root / name for name in ("gate-34", "gate-60")]  # steps of an attempt at which it waits for us
     for gate in gates:
         gate.touch()
     lab.open("watched.ipynb", [SETUP, TRAIN, ATTACH])
     lab.run(0)
     lab.run(1)
-    wait_for_step(lab, 29)
-    wait_for_curves(lab, 29)
-    assert panel(lab).get_by_role("progressbar", name="progress").get_attribute("aria-valuenow") == "18"
+    wait_for_step(lab, 34)
+    wait_for_curves(lab, 34)
+    assert panel(lab).get_by_role("progressbar", name="progress").get_attribute("aria-valuenow") == "21"
     assert panel(lab).get_by_role("button", name="Stop").is_visible()
     assert "\x1b" not in panel(lab).inner_text()
     look(lab, "1-running")
 
     (alive,) = lab.root.glob(".mlcycle/training/jobs/watched-1/alive/rank-1.json")
     os.kill(int(json.loads(alive.read_text())["pid"]), signal.SIGKILL)
-    panel(lab).get_by_text("recovering: ").wait_for(timeout=30_000)
+    panel(lab).get_by_text("recovering: ").wait_for(timeout=180_000)
     look(lab, "2-killed")
     gates[0].unlink()
-    panel(lab).get_by_text("1 (from step 20)").wait_for(timeout=60_000)
-    wait_for_step(lab, 79)
-    wait_for_curves(lab, 79)
+    panel(lab).get_by_text("1 (from step 30)").wait_for(timeout=180_000)
+    wait_for_step(lab, 90)
+    wait_for_curves(lab, 90)
     look(lab, "3-recovered")
 
     lab.page.evaluate("jupyterapp.commands.execute('docmanager:save').then(() => null)")
@@ -123,20 +124,30 @@ def test_a_watched_run_survives_a_kill_a_reload_and_a_restart(lab: Lab) -> None:
     lab.page.wait_for_function("window.jupyterapp && window.jupyterapp.restored")
     lab.page.evaluate("window.jupyterapp.restored.then(() => null)")
     lab.open_file("watched.ipynb")
-    wait_for_step(lab, 79)
-    wait_for_curves(lab, 79)
+    wait_for_step(lab, 90)
+    wait_for_curves(lab, 90)
     look(lab, "4-reloaded")
 
     lab.page.evaluate("notebook.sessionContext.session.kernel.restart().then(() => null)")
     lab.page.evaluate("notebook.sessionContext.session.kernel.info.then(() => null)")
     lab.run(2)
-    wait_for_curves(lab, 79)
+    wait_for_curves(lab, 90)
     look(lab, "5-restarted")
     gates[1].unlink()
-    panel(lab).get_by_text("completed").wait_for(timeout=90_000)
+    panel(lab).get_by_text("completed").wait_for(timeout=180_000)
     wait_for_curves(lab, STEPS)
-    lab.page.get_by_role("region", name="training watched-1").first.get_by_text("No news from the kernel").wait_for()
+    lab.page.get_by_role("region", name="training watched-1").first.get_by_text("No news from the kernel").wait_for(
+        timeout=180_000
+    )
     look(lab, "6-completed")
+
+    lab.page.evaluate(
+        "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}).then(() => null)"
+    )
+    lab.page.wait_for_selector("[data-jp-theme-light='false']")
+    look(lab, "7-dark")
+    lab.page.set_viewport_size({"width": 800, "height": 1400})
+    look(lab, "8-narrow")
 
     assert drawn_steps(lab) == STEPS
     assert panel(lab).get_by_role("button").count() == 0

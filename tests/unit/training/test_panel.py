@@ -102,8 +102,8 @@ def test_charts(training: TrainingManager, job: TrainingJob) -> None:
     breaks, lines, best = (table["rows"] for table in loss[1].values())
 
     assert breaks == [[20]]
-    assert lines[0] == [1, 1.5, "training, each step"]
-    assert [row[2] for row in lines if row[0] == 20][1:] == ["training, mean of the epoch", "validation"]
+    assert lines[0] == [1, 1.5, "training"]
+    assert [row[2] for row in lines if row[0] == 20][1:] == ["training, epoch mean", "validation"]
     assert best == [[20, 0.5, "validation", "best 0.5"]]
     assert accuracy[0]["title"] == "accuracy"
     assert [row[1:] for row in accuracy[1]["rows1"]["rows"]] == [[0.9, "validation"]]
