@@ -15,6 +15,7 @@ from mlcycle_nb.training.checkpointer import Checkpointer
 from mlcycle_nb.training.checkpoints import CheckpointStore, KeepPolicy
 from mlcycle_nb.training.data import ResumableLoader, evaluation_share
 from mlcycle_nb.training.events import EventWriter
+from mlcycle_nb.training.heartbeat import flush_with_beats
 from mlcycle_nb.training.job_folder import JobFolder, JobSpec
 from mlcycle_nb.training.rehearsal import Rehearsal, ShortLoader
 from mlcycle_nb.training.trouble import NonFinite, NonFiniteGradient, Trouble, batches_to_skip
@@ -96,6 +97,7 @@ class TrainingSession:
         self.world: int = accelerator.num_processes
         self.main: bool = self.rank == 0
         self.events = EventWriter(folder.events_of(self.rank), rank=self.rank, attempt=attempt)
+        flush_with_beats(self.events)
         self.store = CheckpointStore(folder.checkpoints, KeepPolicy(last=spec.keep_last, best=spec.keep_best))
         self.checkpointer = Checkpointer(self.store, accelerator, self.events)
         self.params = Params(spec.params)

@@ -104,3 +104,17 @@ def test_the_workspace_is_opened_when_it_is_first_used(shell: InteractiveShell, 
     assert "deployment" in dir(shell.user_ns["workspace"])
     with pytest.raises(AttributeError):
         _ = shell.user_ns["workspace"]._repr_html_
+
+
+def test_verbs_and_jobs_of_train(shell: InteractiveShell) -> None:
+    """The first word is a verb, the second a job; of a name after it nothing is guessed."""
+
+    class Training:
+        def jobs(self) -> list[Any]:
+            return [SimpleNamespace(id="digits-2"), SimpleNamespace(id="digits-1"), SimpleNamespace(id="wine-1")]
+
+    shell.Completer.custom_matchers[-1] = completer(shell, lambda: SimpleNamespace(training=Training()))
+
+    assert completions(shell, "%train re") == ["register", "resume"]
+    assert sorted(completions(shell, "%train logs di")) == ["digits-1", "digits-2"]
+    assert completions(shell, "%train stop wi") == ["wine-1"]
