@@ -60,6 +60,7 @@ def build_parser(*, script: bool = False) -> argparse.ArgumentParser:
     audit.set_defaults(run=_audit)
     models = verbs.add_parser("models", help="models, versions and aliases")
     models.set_defaults(run=_models)
+    _add_model_verbs(verbs)
     if script:
         scripted = verbs.add_parser("train", help="train a script")
         command.add_options(scripted)
@@ -126,6 +127,26 @@ def _add_train(verbs: Any) -> None:
     environment.add_argument("name", nargs="?")
     environment.add_argument("--reason", default="", help="delete: why; recorded in the audit trail")
     environment.set_defaults(run=_environment)
+
+
+def _add_model_verbs(verbs: Any) -> None:
+    from mlcycle_nb.development.model_verbs import VERBS
+
+    model = verbs.add_parser("model", help="one model: card, history, owner, alias, delete; exit code 1: card differs")
+    model.add_argument("what", choices=list(VERBS))
+    model.add_argument("model", help="NAME, NAME/VERSION or NAME@ALIAS")
+    model.add_argument("words", nargs="*", help="alias, unalias: the alias; owner, reviewer: people")
+    model.add_argument("--at", help="history, card: a time such as 2026-01-31T12:00 (UTC) or '2d ago'")
+    model.add_argument("--since", help="history: list only changes from then on")
+    model.add_argument("--until", help="history: up to then")
+    model.add_argument("--to", metavar="FILE", help="card: write it, .md or .html")
+    model.add_argument("--check", metavar="FILE", help="card: compare a card's file with what was recorded")
+    model.add_argument("--say", nargs=2, metavar=("TITLE", "TEXT"), help="card: set a section of free text")
+    model.add_argument("--licence", "--license", metavar="SPDX", help="card: such as Apache-2.0")
+    model.add_argument("--publish", action="store_true", help="card: keep it with the run that made the version")
+    model.add_argument("--force", action="store_true", help="although somebody else owns the model; needs --reason")
+    model.add_argument("--reason", default="", help="why; recorded in the audit trail")
+    model.set_defaults(run=_model)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,6 +247,19 @@ def _join(args: argparse.Namespace) -> int:
 
 def _train_script(workspace: Workspace, args: argparse.Namespace) -> int:
     return command.train_script(workspace.training, args, args.script_arguments)
+
+
+def _model(workspace: Workspace, args: argparse.Namespace) -> int:
+    from mlcycle_nb.development.card.check import CardCheck
+    from mlcycle_nb.development.model_verbs import perform
+
+    args.verb = args.what  # the command's own verb is `model`
+    told = perform(workspace.development, args)
+    if args.json and hasattr(told, "to_dict"):
+        print(json.dumps(told.to_dict(), default=str))
+    else:
+        print(told if isinstance(told, str) else repr(told))
+    return 1 if isinstance(told, CardCheck) and not told.passed else 0
 
 
 def _train(workspace: Workspace, args: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def parallel_coordinates(comparison: RunComparison) -> Any | None:
         value["last"] = coloured.get(value["run"])
     colour: Any = alt.Color("run:N", title="run", sort=None)
     if many:
-        scale = alt.Scale(range=[PALETTE[5], PALETTE[3]], domain=[0, 1])
+        scale = alt.Scale(range=[PALETTE[5], PALETTE[3]], domain=[0, 1], interpolate="lab")
         legend = alt.Legend(values=[0, 1], labelExpr="datum.value < 0.5 ? 'least' : 'greatest'")
         colour = alt.Color("last:Q", title=axes[-1], scale=scale, legend=legend)
     x = alt.X("axis:N", title=None, sort=list(axes), axis=alt.Axis(labelAngle=-30, grid=True))

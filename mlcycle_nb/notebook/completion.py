@@ -1,8 +1,9 @@
-"""Completion of our magics' flags and of model names, versions and aliases."""
+"""Completion of our magics' flags, of models, versions and aliases, and of runs."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,11 @@ from mlcycle_nb.errors import MLCycleError
 
 _MAGIC = re.compile(r"^\s*(%%?)([a-z_]+)\s")
 _TAKES_REFERENCE = frozenset({"validate", "deploy", "retire", "approve", "model", "lifecycle", "monitor", "rollback"})
+_TAKES_RUN = frozenset({"compare", "comment", "comments", "runs"})
+_TAKES_VERB = frozenset({"model", "runs"})
 _TRAIN_VERBS = ("attach", "list", "logs", "register", "resume", "stop")
 _MOST_JOBS = 50
+_MOST_RUNS = 50
 
 
 def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
@@ -35,6 +39,11 @@ def completer(shell: Any, open_workspace: Callable[[], Any]) -> Any:
             words = sorted({o for action in parser._actions for o in action.option_strings if o.startswith("--")})
         elif found[1] == "%" and found[2] == "train":
             words = _training_words(line[found.end() :], open_workspace)
+        elif found[2] in _TAKES_VERB and " " not in line[found.end() : context.cursor_position].lstrip():
+            words = next((list(action.choices) for action in parser._actions if action.dest == "verb"), [])
+        elif found[2] in _TAKES_RUN:
+            references = [] if found[2] == "runs" else _references(open_workspace)
+            words = [*references, *_runs(open_workspace)]
         elif found[2] in _TAKES_REFERENCE:
             words = _references(open_workspace)
         else:
@@ -74,3 +83,14 @@ def _references(open_workspace: Callable[[], Any]) -> list[str]:
     except MLCycleError:
         return []  # completion must stay silent when the workspace cannot be read
     return found
+
+
+def _runs(open_workspace: Callable[[], Any]) -> list[str]:
+    """Return ids and names of the newest runs, once this kernel has asked MLflow for anything: it takes seconds."""
+    if "mlflow" not in sys.modules:
+        return []
+    try:
+        runs = open_workspace().development.runs(limit=_MOST_RUNS)
+    except MLCycleError:
+        return []
+    return [run.id[:8] for run in runs] + sorted({run.name for run in runs})

@@ -71,7 +71,7 @@ def markdown_row(fact: Fact) -> str:
 
 def markdown_cell(text: str) -> str:
     """Return text that neither ends its cell nor becomes markup."""
-    return re.sub(r"([\\|`*_\[\]<>#])", r"\\\1", text)
+    return re.sub(r"([\\|`*<]|(?<!\w)_|_(?!\w)|(?<=\])\()", r"\\\1", text)
 
 
 def _said_in_markdown(facts: Sequence[Fact], texts: Sequence[CardText]) -> Iterator[str]:

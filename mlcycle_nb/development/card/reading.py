@@ -104,7 +104,7 @@ def _said_line(card: ReadCard, number: int, plain: str) -> None:
 
 
 def _unescape(text: str) -> str:
-    return re.sub(r"\\([\\|`*_\[\]<>#])", r"\1", text).strip()
+    return re.sub(r"\\([\\|`*<_(])", r"\1", text).strip()
 
 
 def _read_html(text: str, path: Path) -> ReadCard:
