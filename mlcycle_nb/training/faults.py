@@ -32,6 +32,8 @@ def classify(error: BaseException) -> str:
     """
     if isinstance(error, Trouble):
         return error.kind
+    if isinstance(error, MLCycleError):  # ours, whatever words it has
+        return "user"
     text = str(error).lower()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"

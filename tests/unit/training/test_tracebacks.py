@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlcycle_nb.errors import JobFailed
+from mlcycle_nb.errors import EngineError, JobFailed
 from mlcycle_nb.training import cell_sources, faults
 from mlcycle_nb.training.failures import read_failures
 from mlcycle_nb.training.job_folder import JobFolder
@@ -137,3 +137,11 @@ def test_the_notebook_shows_the_workers_traceback() -> None:
     shown = JobFailed("training m-1 failed", traceback="Cell In[1], line 2\n----> 2 \x1b[31mboom")._render_traceback_()
 
     assert shown == ["Cell In[1], line 2", "----> 2 <U+001B>[31mboom", "JobFailed: MLC-710: training m-1 failed"]
+
+
+def test_our_own_words_are_no_echo_of_another_rank() -> None:
+    """An error of ours that speaks of a process group is final, not a reason to start again."""
+    error = EngineError("the script formed no process group")
+
+    assert faults.classify(error) == "user"
+    assert faults.classify(RuntimeError("gloo: connection closed by peer")) == "peer"
