@@ -6,6 +6,7 @@ one exchanges JSON through a store on one address, names who is missing, and not
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -54,6 +55,7 @@ class NodeRendezvous(RendezvousHandler):
         self._server: Any = None
         self._store: Any = None
         self._beats: Any = None
+        self._refused = False
         self._over = threading.Event()
 
     def host(self) -> None:
@@ -80,6 +82,7 @@ class NodeRendezvous(RendezvousHandler):
         else:
             verdict = self._await_verdict()
         if verdict:
+            self._refused = True  # the others want to know it, too
             raise Refused(verdict)
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
         shared = RendezvousStoreInfo(self._meeting.host, self._meeting.port)
@@ -102,13 +105,13 @@ class NodeRendezvous(RendezvousHandler):
         return f"{self._spec.job}-{self._meeting.attempt}"
 
     def shutdown(self) -> bool:
-        """Leave; the first host waits a moment for the others, whose last words go through its store."""
+        """Leave; at a good end the first host waits a moment for the others, whose last words go through its store."""
         self._over.set()
         if self._store is None:
             return True
         try:
             self._store.set(f"left-{self._rank}", "1")
-            if self._rank == 0:
+            if self._rank == 0 and (self._refused or self._folder.outcome_of(self._meeting.attempt).exists()):
                 here = [rank for rank in range(self._spec.nodes) if self._store.check([f"joined-{rank}"])]
                 everybody = [f"left-{rank}" for rank in here]
                 deadline = time.monotonic() + _LEAVE_SECONDS
@@ -123,8 +126,6 @@ class NodeRendezvous(RendezvousHandler):
         self._over.set()
         try:
             self._store.set("failed", problem or f"a worker on node {self._rank} failed")
-            if self._rank == 0:
-                time.sleep(_REPORT_SECONDS)  # the store ends with this process
         except Exception:  # as in `shutdown`
             return
 
@@ -169,8 +170,6 @@ class NodeRendezvous(RendezvousHandler):
     def _self_description(self) -> dict[str, Any]:
         import torch
 
-        from mlcycle_nb import __version__
-
         wanted = nodes.local_processes(self._spec)
         cuda = self._spec.device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() >= wanted
         return {
@@ -178,7 +177,7 @@ class NodeRendezvous(RendezvousHandler):
             "host": socket.gethostname(),
             "address": self._address,
             "torch": torch.__version__,
-            "mlcycle_nb": __version__,
+            "mlcycle_nb": importlib.metadata.version("mlcycle-nb"),
             "python": platform.python_version(),
             "cuda": cuda,
         }

@@ -78,9 +78,17 @@ def listening(processes: list[psutil.Process]) -> set[str]:
     }
 
 
-def test_two_hosts_and_a_killed_launcher(workspace: Workspace, tmp_path: Path) -> None:
-    """Killed with -9, the other host's launcher takes all down; all come back, and the weights are those of one host."""
-    reference = run_alone(tmp_path / "alone", CELL, names(), 2, epochs=2, threads=threads_for(1))
+@pytest.fixture(scope="module")
+def one_host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights that one host trains with as many processes, each with as many threads."""
+    path = tmp_path_factory.mktemp("alone") / "job"
+    return weights(run_alone(path, CELL, names(), 2, epochs=2, threads=threads_for(1)))
+
+
+def test_two_hosts_and_a_killed_launcher(
+    workspace: Workspace, tmp_path: Path, one_host: dict[str, torch.Tensor]
+) -> None:
+    """Killed with -9, the other host's launcher takes all down; all come back, with the weights of one host."""
     gate, port = tmp_path / "gate", free_port("127.0.0.2")
     place = f"127.0.0.2:{port}"
     handle = workspace.training.train_model(
@@ -111,8 +119,8 @@ def test_two_hosts_and_a_killed_launcher(workspace: Workspace, tmp_path: Path) -
     assert (record.nodes, record.processes) == (2, 2)
     assert other.returncode == 0, said
     assert "has finished" in said
-    ours, theirs = weights(folder), weights(reference)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours = weights(folder)
+    assert all(torch.equal(ours[name], one_host[name]) for name in one_host)
     assert not marked(workspace, f"training-{handle.id}-node-1")
 
 
@@ -207,9 +215,8 @@ def two_networks() -> Iterator[str]:
         subprocess.run([ip, "netns", "del", name], capture_output=True)
 
 
-def test_two_networks(workspace: Workspace, tmp_path: Path, two_networks: str) -> None:
+def test_two_networks(workspace: Workspace, one_host: dict[str, torch.Tensor], two_networks: str) -> None:
     """Hosts that share nothing but a cable and the folder train the same weights as one host."""
-    reference = run_alone(tmp_path / "alone", CELL, names(), 2, epochs=2, threads=threads_for(1))
     place = f"10.231.77.1:{free_port('10.231.77.1')}"
     handle = workspace.training.train_model(
         "cable", CELL, names(), nodes=2, rendezvous=place, epochs=2, params={"lr": 0.01}, checkpoint_every="5"
@@ -221,8 +228,8 @@ def test_two_networks(workspace: Workspace, tmp_path: Path, two_networks: str) -
     assert other.returncode == 0, said
     assert "at 10.231.77.2" in said
     assert record.restarts == ()
-    ours, theirs = weights(folder_of(workspace, handle.id)), weights(reference)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours = weights(folder_of(workspace, handle.id))
+    assert all(torch.equal(ours[name], one_host[name]) for name in one_host)
 
 
 def test_an_address_belongs_to_an_interface() -> None:
