@@ -20,7 +20,7 @@ import torch
 
 from mlcycle_nb.training.checkpoints import CheckpointStore, KeepPolicy
 
-KEEP = KeepPolicy(last=2, best=1)
+KEEP = KeepPolicy(last=1, best=1)
 CALLS = (
     "openat,read,pread64,write,writev,pwrite64,fsync,fdatasync,ftruncate,close,lseek,fstat,newfstatat,statx,mmap,"
     "getdents64,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,fchmod,chmod"
@@ -34,9 +34,9 @@ def tensors_of(step: int) -> dict[str, torch.Tensor]:
     return {"model.w": torch.full((1000,), float(step)), "optimizer.m": torch.full((10,), -float(step))}
 
 
-def save(folder: Path, step: int, metric: float | None = None) -> None:
-    """Save one step."""
-    CheckpointStore(folder, KEEP).save(
+def save(folder: Path, step: int, metric: float | None = None, keep: KeepPolicy = KEEP) -> None:
+    """Save one step, and keep one more than the best."""
+    CheckpointStore(folder, keep).save(
         step=step, epoch=0, tensors=tensors_of(step), state={"step": step}, metric=metric
     )
 

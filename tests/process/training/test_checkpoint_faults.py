@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import checkpoint_probe
 from checkpoint_probe import KEEP, save, tensors_of
 
-from mlcycle_nb.training.checkpoints import CheckpointStore
+from mlcycle_nb.training.checkpoints import CheckpointStore, KeepPolicy
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -66,7 +66,7 @@ def fresh(tmp_path: Path) -> Callable[[], Path]:
     """Return, again and again, a folder with steps 1 (the best), 2 and 3, and what two crashes have left."""
     template = tmp_path / "template"
     for step, metric in ((1, 0.1), (2, 0.5), (3, None)):
-        save(template, step, metric)
+        save(template, step, metric, KeepPolicy(last=2, best=1))
     newest = template / "step-0000000003.000"
     shutil.copytree(newest, template / ".staging-0000000004-1-1")
     shutil.copytree(newest, template / ".trash-step-0000000001.000-1")
@@ -115,7 +115,7 @@ def assert_save_held(folder: Path, answer: dict[str, Any], fault: str) -> None:
         assert named or told["type"] in {"IntegrityError", "Unreadable"}, told
     save(folder, 5)
     save(folder, 6)
-    assert sorted(path.name for path in folder.iterdir()) == [f"step-000000000{step}.000" for step in (1, 5, 6)]
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-000000000{step}.000" for step in (1, 6)]
     assert resumed(folder) == 6
 
 

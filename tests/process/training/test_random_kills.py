@@ -26,6 +26,7 @@ import submitting
 from conftest import folder_of
 from recovering import assert_equal, final_state, launch, make_job, metric_log, output_of
 
+from mlcycle_nb.supervisor.processes import MARKER
 from mlcycle_nb.supervisor.start import find_supervisor
 from mlcycle_nb.training.job_folder import JobFolder
 from mlcycle_nb.training.launch import process_name
@@ -113,7 +114,7 @@ class Machine:
     def kill(self, victim: str) -> None:
         """Kill -9 whom the draw names; who is not there cannot be killed."""
         if victim == "machine":  # whoever could start something again goes first
-            for part in ("kernel", "supervisor", "launcher", "worker"):
+            for part in ("kernel", "supervisor", "rest"):
                 self._kill_all(part)
             self._workspace.context.ensure_supervisor()
             self.struck.append(victim)
@@ -154,6 +155,8 @@ class Machine:
         if victim == "supervisor":
             supervisor = find_supervisor(self._workspace.home)
             return [psutil.Process(supervisor.pid)] if supervisor is not None else []
+        if victim == "rest":  # also what was started in this instant, and nobody has noted yet
+            return [process for process in psutil.process_iter() if marked(process, self._workspace)]
         identity = self._workspace.context.processes.get(process_name(self.job, self.record().attempt))
         if identity is None:
             return []
@@ -164,6 +167,14 @@ class Machine:
             return [p for p in launcher.children(recursive=True) if "mlcycle_nb.training.worker" in p.cmdline()][-1:]
         except psutil.NoSuchProcess:
             return []
+
+
+def marked(process: psutil.Process, workspace: Workspace) -> bool:
+    """Whether a process belongs to the workspace."""
+    try:
+        return process.environ().get(MARKER, "").startswith(f"{workspace.context.workspace_id}/")
+    except psutil.Error:
+        return False
 
 
 def play(workspace: Workspace, references: References, tmp_path: Path, seed: int) -> str:
