@@ -16,6 +16,10 @@ EXPORTS = {
         *("Package", "PackageStore", "Signature", "TensorSpec"),
         *("build_package", "check_golden", "load_runtime", "open_package"),
     ],
+    "mlcycle_nb.training": [
+        *("EarlyStopping", "accelerator", "batches", "checkpoint", "current"),
+        *("epochs", "fit", "log", "params", "save_model"),
+    ],
     "mlcycle_nb.testing": ["Answer", "FakeClock", "ScriptedWorld", "Traffic"],
 }
 SERVICES = {
@@ -23,7 +27,7 @@ SERVICES = {
         "create_experiment start_run log_model_config log_hyperparameters log_metrics log_artifacts register_model "
         "get_version versions models set_alias runs"
     ),
-    "training.service:TrainingManager": "train_model search",
+    "training.service:TrainingManager": "train_model train_script search",
     "validation.service:ModelValidator": "validate_model latest_verdict is_valid_for",
     "deployment.service:ModelDeploymentManager": (
         "deploy_model rollback_deployment promote abort pause resume status client add_consumer"

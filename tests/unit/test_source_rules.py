@@ -35,6 +35,7 @@ CATCHES_EVERYTHING = {
     "monitoring/worker.py": "a plug-in may raise anything; the caller is told, the worker stays",
     "validation/evaluate.py": "a check is a plug-in and the model foreign code",
     "training/worker.py": "the user's cell may raise anything, KeyboardInterrupt and SystemExit included",
+    "training/script_worker.py": "the user's script may raise anything, KeyboardInterrupt and SystemExit included",
     "training/service.py": "cleans up and raises again",
     "training/reproduce.py": "cleans up and raises again",
     "development/reproduce/replay.py": "the user's own cells run here",
@@ -103,7 +104,14 @@ def test_nothing_is_evaluated() -> None:
         if isinstance(call.func, ast.Name) and call.func.id in {"eval", "exec", "__import__"}
     }
 
-    assert found <= {"training/cell.py", "training/worker.py", "training/free_form.py", "training/session.py"}
+    assert found <= {
+        "training/cell.py",
+        "training/worker.py",
+        "training/script.py",
+        "training/script_worker.py",
+        "training/free_form.py",
+        "training/session.py",
+    }
 
 
 def test_nothing_that_runs_code_on_load_is_imported_beside_a_socket() -> None:
