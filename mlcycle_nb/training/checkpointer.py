@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.errors import EngineError, IntegrityError, InvalidInput, MLCycleError
 from mlcycle_nb.training import random_state, state_tree
+from mlcycle_nb.training.background import BackgroundThread
 from mlcycle_nb.training.checkpoints import CheckpointRecord, CheckpointStore, order_of
 from mlcycle_nb.training.tensor_file import refuse_unsaveable
 
@@ -36,7 +35,7 @@ class Checkpointer:
 
     def __init__(self, store: CheckpointStore, accelerator: Any, events: EventWriter) -> None:
         self._store, self._accelerator, self._events = store, accelerator, events
-        self._writer = _Writer()
+        self._writer = BackgroundThread()
         self._writing = False  # a save was begun, and its end not looked at
         self._bares: dict[int, tuple[Any, Any]] = {}  # unwrapped modules; looking for wrappers takes a third of a save
         self.failure = ""  # why the last save did not come to be
@@ -292,39 +291,6 @@ class Checkpointer:
             return [pair]
         own = torch.tensor([pair], dtype=torch.int64, device=self._accelerator.device)
         return [(int(first), int(second)) for first, second in self._accelerator.gather(own).tolist()]
-
-
-class _Writer:
-    """A thread that does one thing at a time; kept, because starting one can take longer than the copying."""
-
-    def __init__(self) -> None:
-        self._given: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._idle = threading.Event()
-        self._idle.set()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def busy(self) -> bool:
-        return not self._idle.is_set()
-
-    def do(self, call: Callable[[], None]) -> None:
-        """Return at once; `call` raises nothing."""
-        self._idle.clear()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-            self._thread.start()
-        self._given.put(call)
-
-    def wait(self) -> None:
-        self._idle.wait()
-
-    def _run(self) -> None:
-        while True:
-            call = self._given.get()
-            try:
-                call()
-            finally:
-                self._idle.set()
 
 
 def _refuse_unwritten(generators: list[dict[str, Any]]) -> None:
