@@ -144,7 +144,7 @@ def test_a_watched_run_survives_a_kill_a_reload_and_a_restart(lab: Lab) -> None:
     lab.page.evaluate(
         "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}).then(() => null)"
     )
-    lab.page.wait_for_selector("[data-jp-theme-light='false']")
+    lab.page.wait_for_selector("[data-jp-theme-light='false']", state="attached")
     look(lab, "7-dark")
     lab.page.set_viewport_size({"width": 800, "height": 1400})
     look(lab, "8-narrow")
