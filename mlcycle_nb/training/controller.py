@@ -82,6 +82,7 @@ class TrainingController:
                 unread_events=unread and due,
                 stop_told=folder.stop_request.exists(),
                 quiet_seconds=self._quiet.quiet_seconds(record.id, sign),
+                starting=seen.get("stage") == "starting",
                 stacks_asked=stalls.stacks_asked(folder, record.attempt),
             )
         self._quiet.forget(record.id)

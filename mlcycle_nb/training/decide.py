@@ -10,6 +10,9 @@ from mlcycle_nb.training.records import Failure, TrainingJob
 KILL_MARGIN = timedelta(seconds=5)
 """What workers have beyond the grace: they say themselves why they could not stop, unless even that is impossible."""
 
+STARTING_SECONDS = 300.0
+"""How long the imports and the forming of a process group may take on a busy machine, at least."""
+
 STACKS_SECONDS = 3.0
 """From asking stalled workers for their Python stacks to killing them."""
 
@@ -34,6 +37,7 @@ class JobObservation:
     told: Told | None = None  # to end, by a signal
     unsaved: str = ""  # why the last save of an attempt that stopped did not come to be
     quiet_seconds: float = 0.0  # since the last step, once training has begun
+    starting: bool = False  # it has not formed its process group yet
     stacks_asked: bool = False
     rebooted: bool = False  # the machine was started again since the launch
     skip: tuple[int, int, int] | None = None  # epoch, first and last batch that led to the trouble
@@ -141,14 +145,18 @@ def _while_alive(job: TrainingJob, seen: JobObservation, now: datetime) -> Actio
             return TellToStop()
         if now - job.stop_requested_at >= timedelta(seconds=job.grace_seconds) + KILL_MARGIN:
             return Kill()
-    elif job.on_trouble["stall"] != "ignore" and seen.quiet_seconds >= job.stall_seconds:
+    elif job.on_trouble["stall"] != "ignore" and seen.quiet_seconds >= _patience(job, seen):
         if not seen.stacks_asked:
             return AskForStacks()
-        if seen.quiet_seconds >= job.stall_seconds + STACKS_SECONDS:
+        if seen.quiet_seconds >= _patience(job, seen) + STACKS_SECONDS:
             return KillStalled()
     if job.run_id is None:
         return Track()
     return Collect() if seen.unread_events else None
+
+
+def _patience(job: TrainingJob, seen: JobObservation) -> float:
+    return max(job.stall_seconds, STARTING_SECONDS) if seen.starting else job.stall_seconds
 
 
 def _after_end(job: TrainingJob, seen: JobObservation) -> Action:

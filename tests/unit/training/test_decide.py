@@ -10,6 +10,7 @@ import pytest
 from mlcycle_nb.training.decide import (
     KILL_MARGIN,
     STACKS_SECONDS,
+    STARTING_SECONDS,
     Action,
     AskForStacks,
     Collect,
@@ -235,6 +236,8 @@ class TestTrouble:
 
         assert next_action(job, replace(quiet, quiet_seconds=59.9), NOW) is None
         assert next_action(job, quiet, NOW) == AskForStacks()
+        assert next_action(job, replace(over, starting=True), NOW) is None
+        assert next_action(job, replace(over, starting=True, quiet_seconds=STARTING_SECONDS + 3), NOW) == KillStalled()
         assert next_action(job, asked, NOW) is None
         assert next_action(job, over, NOW) == KillStalled()
         assert next_action(replace(job, on_trouble={**job.on_trouble, "stall": "ignore"}), over, NOW) is None
