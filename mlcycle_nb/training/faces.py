@@ -248,6 +248,10 @@ def facts_of(state: TrainingState) -> list[tuple[str, str]]:
         facts.append(("recoveries", f"{len(job.restarts)} (from {steps})"))
     if progress.ended_early:
         facts.append(("ended early", progress.ended_early))
+    if job.environment:
+        facts.append(("environment", job.environment))
+    if job.not_reproducible:
+        facts.append(("reproducible", _bounded(f"no: {'; '.join(job.not_reproducible)}")))
     if job.registered:
         facts.append(("registered", job.registered))
     return facts
@@ -257,7 +261,7 @@ def ranks_table(state: TrainingState) -> tuple[tuple[str, ...], list[tuple[objec
     """Return headers and a row for each rank: what it does, how far it is, when it was last heard of."""
     rows = _rank_rows(state)
     gpu = any(beat.gpu_bytes is not None for beat in state.beats.values())
-    headers = ("rank", "state", "step", "attempt", "restarts", "last sign of life", "memory", *(["GPU"] if gpu else []))
+    headers = ("rank", "state", "step", "attempt", "restarts", "last seen", "memory", *(["GPU"] if gpu else []))
     shown: list[tuple[object, ...]] = [
         (rank, badge(word), step, attempt, restarts, sign, memory, *([on_gpu] if gpu else []))
         for rank, word, step, attempt, restarts, sign, memory, on_gpu in rows[:_RANKS]
