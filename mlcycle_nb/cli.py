@@ -119,7 +119,7 @@ def _add_train(verbs: Any) -> None:
     train.add_argument("--address", default="", help="join: of this host; the one it reaches the rendezvous from")
     train.set_defaults(run=_train)
     reproduce = verbs.add_parser("reproduce", help="run a run again and compare; exit code 1 unless all is equal")
-    reproduce.add_argument("run", help="id or name of a run, or a training job")
+    reproduce.add_argument("reference", metavar="RUN", help="id or name of a run, or a training job")
     reproduce.add_argument("--strict", action="store_true", help="fail when installed packages differ")
     reproduce.set_defaults(run=_reproduce)
     environment = verbs.add_parser("environment", help="isolated environments: list, show, lock, rebuild, delete")
@@ -286,7 +286,7 @@ def _train(workspace: Workspace, args: argparse.Namespace) -> int:
 
 
 def _reproduce(workspace: Workspace, args: argparse.Namespace) -> int:
-    report = workspace.training.reproduce(args.run, strict=args.strict).wait()
+    report = workspace.training.reproduce(args.reference, strict=args.strict).wait()
     _show(report, args)
     return 0 if report.reproduced else 1
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.notebook.html import badge, heading, table, text_table
 from mlcycle_nb.outcomes import Outcome, overall
 
@@ -56,9 +57,9 @@ class Diagnosis:
 
 
 def examine(context: Context) -> Diagnosis:
-    """Look at the interpreter, every declared dependency, Envoy, the disk and the database."""
+    """Look at the interpreter, every declared dependency, Envoy, the disk, the database and the environments."""
     findings = [_python(), *_packages(), _envoy(), _disk(context.home), _database(context), _keys()]
-    return Diagnosis(tuple(findings))
+    return Diagnosis((*findings, *_environments(context)))
 
 
 def _python() -> Finding:
@@ -138,3 +139,41 @@ def _keys() -> Finding:
     if mode & 0o077 or folder.stat().st_uid != os.getuid():
         return Finding("keys", Outcome.FAILED, f"{folder} has mode {mode:o}", f"chmod 700 {folder}")
     return Finding("keys", Outcome.PASSED, str(folder))
+
+
+def _environments(context: Context) -> list[Finding]:
+    """Look into each isolated environment, and for folders that belong to none."""
+    from mlcycle_nb.development.environments.service import Environments
+
+    environments = Environments(context, lambda name: ())
+    records = environments.all()
+    findings = []
+    for record in records:
+        outcome, found = _environment(environments, record)
+        remedy = "" if outcome == Outcome.PASSED else f"%environment rebuild {record.id}"
+        findings.append(Finding(f"environment {record.id}", outcome, found, remedy))
+    folder = context.home / "environments"
+    known = {record.id for record in records}
+    left = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.is_dir() else []
+    for name in left:
+        path = folder / name
+        findings.append(Finding(f"environment {name}", Outcome.FAILED, "a folder without a record", f"rm -r {path}"))
+    return findings
+
+
+def _environment(environments: Any, record: Any) -> tuple[Outcome, str]:
+    if record.active:
+        from mlcycle_nb.supervisor.start import find_supervisor
+
+        if find_supervisor(environments.home) is None:
+            return Outcome.FAILED, f"{record.phase}, and nothing builds it"
+        return Outcome.PASSED, f"{record.phase}: {environments.step(record.id)}"
+    if not record.usable:
+        return Outcome.FAILED, record.failure[:120]
+    try:
+        changes = environments.changes(record.id)
+    except MLCycleError as failure:
+        return Outcome.FAILED, failure.problem[:120]
+    if changes:
+        return Outcome.FAILED, f"differs from its lock: {', '.join(changes[:3])}"
+    return Outcome.PASSED, f"ready, Python {record.python}, as locked"

@@ -38,7 +38,6 @@ CATCHES_EVERYTHING = {
     "training/script_worker.py": "the user's script may raise anything, KeyboardInterrupt and SystemExit included",
     "training/service.py": "cleans up and raises again",
     "training/reproduce.py": "cleans up and raises again",
-    "development/reproduce/replay.py": "the user's own cells run here",
     "training/search/service.py": "cleans up and raises again",
     "training/packaging.py": "the model's own code runs here",
     "training/carry.py": "__reduce__ of foreign objects raises anything",

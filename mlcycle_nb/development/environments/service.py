@@ -45,6 +45,11 @@ class Environments:
         self._context = context
         self._referrers = referrers
 
+    @property
+    def home(self) -> Path:
+        """The workspace folder."""
+        return self._context.home
+
     # -- read ------------------------------------------------------------------------------------------------
 
     def all(self) -> list[Environment]:
