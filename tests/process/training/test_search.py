@@ -14,14 +14,16 @@ import pytest
 
 from mlcycle_nb.errors import InvalidInput, JobFailed
 from mlcycle_nb.supervisor.start import find_supervisor
+from mlcycle_nb.training.checkpoints import CheckpointStore
 from mlcycle_nb.training.events import EventReader
+from mlcycle_nb.training.job_folder import JobFolder, read_document
 from mlcycle_nb.training.magic import TrainingMagics
 from mlcycle_nb.training.search.handle import SearchHandle
 from mlcycle_nb.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import folder_of, names, until
+from conftest import folder_of, names, run_alone, until
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -137,6 +139,25 @@ def test_stopped_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     assert any(event["kind"] == "resumed" for event in EventReader(folder.events).read())
     run = next(run for run in workspace.development.runs("halted") if run.name == f"{handle.id}-t0")
     assert run.status == "finished"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_ends_at_the_end_of_the_epoch_in_which_it_is_pruned(tmp_path: Path, processes: int) -> None:
+    """All ranks together, with that epoch's checkpoint and exit code 0; an ordinary job does not look."""
+    ended = {}
+    for trial in (True, False):
+        folder = JobFolder(tmp_path / f"job-{trial}")
+        folder.make()
+        folder.prune_request.touch()
+        params = {"lr": 0.1, "width": 4, "gate": "/"}
+        run_alone(folder.path, CELL, names(), processes, params=params, epochs=2, trial=trial)
+        outcome = read_document(folder.outcome_of(1))
+        assert outcome is not None
+        ended[trial] = (outcome["outcome"], outcome["step"])
+    steps = 400 // 50 // processes
+    assert ended == {True: ("pruned", steps), False: ("finished", 2 * steps)}
+    newest = CheckpointStore(tmp_path / "job-True" / "checkpoints").records()[0]
+    assert newest.step == steps
 
 
 @pytest.fixture

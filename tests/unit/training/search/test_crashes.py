@@ -61,7 +61,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
         return search.results()
 
 
-def kills_do_not_show(kills: frozenset[int], factory: pytest.TempPathFactory, unbroken: list[tuple[Any, ...]]) -> None:
+def kills_do_not_show(
+    kills: frozenset[int | str], factory: pytest.TempPathFactory, unbroken: list[tuple[Any, ...]]
+) -> int:
     with fresh(factory) as context:
         make_search(context, pruner="asha")
         search = Search(context, Workers(context), kills)
@@ -73,6 +75,7 @@ def kills_do_not_show(kills: frozenset[int], factory: pytest.TempPathFactory, un
         assert stored(context, record) == [(t.number, STATES[t.phase]) for t in search.trials]
         assert len(search.tracking.started) == 1
         assert not search.tracking.open
+        return search.kills
 
 
 def each_trial_counts_once(kills: frozenset[int], deaths: frozenset[int], factory: pytest.TempPathFactory) -> None:
@@ -93,8 +96,25 @@ def each_trial_counts_once(kills: frozenset[int], deaths: frozenset[int], factor
         assert deaths - pruned <= retried <= deaths
 
 
+NAMED = frozenset(
+    {
+        *("search.after_track", "search.after_draw", "search.after_folder", "search.after_report"),
+        *("search.after_verdict", "search.after_judge", "search.after_tell", "search.before_close"),
+        *("before commit", "after commit"),
+    }
+)
+
+
 @pytest.mark.timeout(240)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_kill_after_each_thing_that_is_done_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, unbroken: list[tuple[Any, ...]]
+) -> None:
+    """At the first visit of every crash point."""
+    assert kills_do_not_show(NAMED, tmp_path_factory, unbroken) == len(NAMED)
+
+
+@pytest.mark.timeout(240)
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=KILLS)
 def test_a_killed_search_equals_an_unbroken_one(
     kills: frozenset[int], tmp_path_factory: pytest.TempPathFactory, unbroken: list[tuple[Any, ...]]
@@ -104,7 +124,7 @@ def test_a_killed_search_equals_an_unbroken_one(
 
 
 @pytest.mark.timeout(240)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=KILLS, deaths=DEATHS)
 def test_jobs_that_die_are_tried_anew(
     kills: frozenset[int], deaths: frozenset[int], tmp_path_factory: pytest.TempPathFactory

@@ -39,6 +39,7 @@ def play(studies: Callable[[], Studies], search: TrainingSearch, trials: int = 8
         while reports < 3 and not pruned:
             reports += 1
             pruned = studies().judge(search, number, reports, score(params, reports))
+            assert studies().judge(search, number, reports, score(params, reports)) is pruned, "asked again"
         value = None if pruned else score(params, 3)
         studies().tell(search, number, "pruned" if pruned else "complete", value)
         played.append((params, reports, pruned))

@@ -140,11 +140,12 @@ class Workers:
 class Search:
     """Drives one search turn by turn, with supervisors that are killed and replaced."""
 
-    def __init__(self, context: Context, workers: Workers, killed_at: frozenset[int] = frozenset()) -> None:
+    def __init__(self, context: Context, workers: Workers, killed_at: frozenset[int | str] = frozenset()) -> None:
         self.context, self.workers, self.killed_at = context, workers, killed_at
         self.tracking = Tracking()
         self.places = 0
         self.kills = 0
+        self.visited: set[str] = set()
         self._controller: SearchController | None = None
 
     def run(self, turns: int = 400) -> TrainingSearch:
@@ -189,7 +190,9 @@ class Search:
 
         def place(name: str) -> None:
             self.places += 1
-            if self.places in self.killed_at:
+            first = name not in self.visited
+            self.visited.add(name)
+            if self.places in self.killed_at or (first and name in self.killed_at):
                 raise Killed(name)
 
         @contextmanager
