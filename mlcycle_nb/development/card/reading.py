@@ -13,7 +13,7 @@ from mlcycle_nb.files import read_small_file
 from mlcycle_nb.store.record import parse_time
 
 _HEAD = re.compile(r"mlcycle model card (\d+); workspace (\S+); version (\S+); at (\S+)")
-_FACT = re.compile(r"<!-- fact:(\S+) -->")
+_FACT = re.compile(r"(?<!\\)<!-- fact:(\S+) --> \|$")  # one in a value has a backslash before it
 _BOUND = re.compile(r"(\S+)<!-- fact:(\S+) -->")
 _CELL = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r"[|\-\s]+")
