@@ -79,7 +79,7 @@ class DevelopmentMagics(StageMagics):
         "about", help="a run, NAME/VERSION or NAME@ALIAS; with --edit and --delete the comment, such as digits/3#1"
     )
     @argument("text", nargs="?", help="what you have to say, in quotes")
-    @argument("--edit", action="store_true", help="say your comment in other words")
+    @argument("--edit", metavar="TEXT", help="say your comment in other words")
     @argument("--delete", action="store_true", help="take the words of your comment away")
     @output_options
     @line_magic
@@ -87,16 +87,15 @@ class DevelopmentMagics(StageMagics):
         """Comment on a run or a version; only the author of a comment changes or deletes it."""
         args = parse(self.comment, line)
         development = self.workspace.development
-        if args.edit and args.delete:
-            raise InvalidInput("--edit and --delete exclude each other", where="%comment")
+        if sum((args.text is not None, args.edit is not None, args.delete)) > 1:
+            raise InvalidInput("a new text, --edit and --delete exclude each other", where="%comment")
         if args.delete:
-            if args.text is not None:
-                raise InvalidInput("a text goes with --edit", value=args.text, where="%comment --delete")
             return self.deliver(development.delete_comment(args.about), args)
+        if args.edit is not None:
+            return self.deliver(development.edit_comment(args.about, args.edit), args)
         if args.text is None:
             raise InvalidInput("a text is missing", where="%comment", remedy='%comment digits/3 "text"')
-        change = development.edit_comment if args.edit else development.comment
-        return self.deliver(change(args.about, args.text), args)
+        return self.deliver(development.comment(args.about, args.text), args)
 
     @magic_arguments()
     @argument("about", help="a run, NAME/VERSION, NAME@ALIAS, or NAME for all versions of a model")

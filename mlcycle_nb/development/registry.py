@@ -17,10 +17,11 @@ from mlcycle_nb.development.records import (
     audit_subject,
     run_subject,
     version_id,
+    version_subject,
 )
 from mlcycle_nb.development.registered import Registered
 from mlcycle_nb.development.tracking import Tracking
-from mlcycle_nb.errors import Conflict, InvalidInput
+from mlcycle_nb.errors import Conflict, InvalidInput, NotFound
 from mlcycle_nb.references import ModelReference, check_alias, check_name
 from mlcycle_nb.store.deletion import Deletion
 from mlcycle_nb.supervisor.crash import crash_point
@@ -109,7 +110,10 @@ class Registry:
         target = self.get(ModelReference(check_name(name, "model name"), version=number))
         before = self.known.aliases(name).get(alias)
         if before != number:
-            self._tracking.set_alias(name, alias, number)
+            try:
+                self._tracking.set_alias(name, alias, number)
+            except NotFound:
+                raise Conflict(f"{target.reference} was deleted by somebody else meanwhile") from None
             crash_point("development.after_alias")
             self._record_alias(name, alias, number, event="model.alias_set", reason=reason, expected=before)
         return self.get(ModelReference(name, version=target.version))
@@ -149,14 +153,17 @@ class Registry:
         for alias in sorted(theirs.keys() | ours.keys()):
             target = theirs.get(alias)
             if target != ours.get(alias) and (target is None or target in known):
-                self._record_alias(
-                    name,
-                    alias,
-                    target,
-                    event="model.alias_adopted",
-                    reason="found in MLflow's registry",
-                    expected=ours.get(alias),
-                )
+                try:
+                    self._record_alias(
+                        name,
+                        alias,
+                        target,
+                        event="model.alias_adopted",
+                        reason="found in MLflow's registry",
+                        expected=ours.get(alias),
+                    )
+                except Conflict:
+                    continue  # moved again meanwhile, and recorded by who moved it
 
     # -- parts -----------------------------------------------------------------------------------------------
 
@@ -205,12 +212,15 @@ class Registry:
             before = None if record is None else record.number
             if before == number:
                 return
-            if before != expected:
-                # Somebody else's move was recorded while MLflow was told of ours: theirs counts, there too.
+            gone = None if number is None else transaction.maybe(Deletion, version_subject(name, number))
+            if gone is not None or before != expected:
+                # Somebody else's change was recorded while MLflow was told of ours: theirs counts, there too.
                 if before is None:
                     self._tracking.remove_alias(name, alias)
                 else:
                     self._tracking.set_alias(name, alias, before)
+                if gone is not None:
+                    raise Conflict(f"{gone.about} {gone.told()}", remedy=f"look again: %model list {name}")
                 now = "was removed" if before is None else f"names {version_id(name, before)} now: it was moved"
                 raise Conflict(
                     f"{name}@{alias} {now} by somebody else meanwhile", remedy=f"look again: %model history {name}"

@@ -40,10 +40,11 @@ ENVIRONMENTS = ("staging", "production")
 
 versions = st.integers(1, VERSIONS)
 environments = st.sampled_from(ENVIRONMENTS)
+weights = st.one_of(st.sampled_from([0, 10_000]), st.integers(0, 10_000))
 steps = st.one_of(
     st.tuples(st.just("alias"), st.sampled_from(ALIASES), versions),
     st.tuples(st.just("unalias"), st.sampled_from(ALIASES)),
-    st.tuples(st.just("route"), environments, versions, versions, st.integers(0, 10_000)),
+    st.tuples(st.just("route"), environments, versions, versions, weights),
     st.tuples(st.just("promote"), environments, versions),
     st.tuples(st.just("undeploy"), environments),
 )

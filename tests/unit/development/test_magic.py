@@ -11,6 +11,7 @@ import pytest
 from mlcycle_nb.context import Context
 from mlcycle_nb.development.service import ModelDevelopmentManager
 from mlcycle_nb.errors import InvalidInput, NotFound
+from mlcycle_nb.stage_knowledge import stage_knowledge
 
 
 class OneWorkspace:
@@ -19,6 +20,12 @@ class OneWorkspace:
     def __init__(self, development: ModelDevelopmentManager) -> None:
         self.development = development
         self.context: Context = development.context
+
+
+@pytest.fixture
+def development(development: ModelDevelopmentManager) -> ModelDevelopmentManager:
+    """As a whole workspace has it."""
+    return ModelDevelopmentManager(development.context, stage_knowledge)
 
 
 @pytest.fixture
@@ -85,6 +92,19 @@ def test_model_verbs(shell: Any, development: ModelDevelopmentManager, package: 
         ("model show", "a model is missing"),
         ("model alias digits/1", "an alias is missing"),
         ("model history digits --at yesterday", "--at is not a time"),
+        ("model history digits --since later", "--since is not a time"),
+        ("model alias digits/1 a b", "one word too many"),
+        ("model delete digits/1 now", "one word too many"),
+        ("model crad digits/1", "did you mean 'card'"),
+        ("model card", "a model is missing"),
+        ("runs delete", "a run is named with delete"),
+        ("runs list r1", "a run is named with delete"),
+        ("runs --where metrics.x", "a name, an operator and a value"),
+        ("runs --sort loss", "known: metrics.NAME"),
+        ("comment digits/1", "a text is missing"),
+        ("comment digits/1#1 x --delete", "exclude each other"),
+        ("comment digits/1#1 --delete --edit x", "exclude each other"),
+        ("comment nonsense --delete", "not the id of a comment"),
         ("model --resaon x", "did you mean '--reason'"),
         ("runs --last 0", "--last must be at least 1"),
         ("runs --last many", "invalid int value"),
@@ -110,3 +130,48 @@ def test_absent_things_are_named(shell: Any) -> None:
 def test_help_is_the_manual(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell.run_line_magic("model", "--help") is None
     assert "champion" in capsys.readouterr().out
+
+
+def test_people_comment_own_and_delete(shell: Any, development: ModelDevelopmentManager, package: Any) -> None:
+    """As a notebook does it, one line each."""
+    for _ in range(2):
+        development.register_model("digits", package)
+    with development.start_run(run_name="r1") as run:
+        run.log_metrics({"loss": 0.1})
+
+    assert shell.run_line_magic("model", "owner digits tester bob").owners == ("tester", "bob")
+    assert shell.run_line_magic("model", "reviewer digits carol").reviewers == ("carol",)
+    assert "owned by tester, bob" in repr(shell.run_line_magic("model", "owner digits"))
+    assert shell.run_line_magic("comment", 'digits/2 "looks good"').id == "digits/2#1"
+    assert shell.run_line_magic("comment", 'digits/2#1 --edit "looks better"').text == "looks better"
+    assert "looks better" in repr(shell.run_line_magic("comments", "digits"))
+    assert shell.run_line_magic("comment", "digits/2#1 --delete").text == ""
+    assert "facts compared" not in repr(shell.run_line_magic("model", "card digits/2"))
+    assert "was deleted by tester@here" in shell.run_line_magic("model", "delete digits/2 --reason old")
+    assert "r1" in shell.run_line_magic("runs", "delete r1")
+    assert "none yet" in repr(shell.run_line_magic("runs", ""))
+
+
+def test_a_card_is_written_and_checked(
+    shell: Any, development: ModelDevelopmentManager, package: Any, tmp_path: Path
+) -> None:
+    development.register_model("digits", package)
+    file = tmp_path / "card.md"
+
+    assert "written to" in shell.run_line_magic(
+        "model", f'card digits/1 --licence MIT --say "intended use" "tests" --to {file}'
+    )
+    assert "Said by people" in file.read_text()
+    assert shell.run_line_magic("model", f"card digits/1 --check {file}").passed
+    file.write_text(file.read_text().replace("| features | 3 |", "| features | 4 |"))
+    assert "features  4              3" in repr(shell.run_line_magic("model", f"card digits/1 --check {file}"))
+
+
+def test_filtered_runs(shell: Any, development: ModelDevelopmentManager) -> None:
+    for loss in (0.1, 0.2):
+        with development.start_run(run_name=f"r{loss}") as run:
+            run.log_metrics({"loss": loss})
+
+    shown = shell.run_line_magic("runs", '--where "metrics.loss > 0.15" --sort metrics.loss --limit 5 --into found')
+    assert [run.name for run in shown.snapshot()] == ["r0.2"]
+    assert shell.user_ns["found"].to_frame()["metrics.loss"].tolist() == [0.2]

@@ -256,7 +256,7 @@ class TestComparing:
         assert parallel is not None
 
         assert {(v["run"], v["step"], v["value"]) for v in curves["data"]["values"]} == {("r1", 0, 1.0), ("r3", 0, 3.0)}
-        places = {(v["run"], v["axis"]): v["place"] for v in parallel.to_dict()["data"]["values"]}
+        places = {(v["run"], v["axis"]): v["place"] for v in parallel.to_dict()["layer"][0]["data"]["values"]}
         assert places["r1", "lr"] == 0.0
         assert places["r3", "lr"] == 1.0
         panel = ComparisonPanel(development, ids)

@@ -188,3 +188,26 @@ def test_as_a_program(home: str) -> None:
     assert version.stdout.strip() == f"mlcycle-nb {__version__}"
     assert f"workspace {home}" in status.stdout
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_model_card_from_a_terminal(workspace: Workspace, tmp_path: Path, capsys: Captured) -> None:
+    """Written, checked with exit codes, and as JSON."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    labels = (rows[:, 0] > 0).astype(int)
+    workspace.development.register_estimator("digits", LogisticRegression().fit(rows, labels), reference=rows)
+    home, card = ["--home", str(workspace.home)], tmp_path / "card.md"
+
+    assert main([*home, "model", "card", "digits/1", "--licence", "MIT", "--to", str(card)]) == 0
+    assert main([*home, "model", "card", "digits/1", "--check", str(card)]) == 0
+    card.write_text(card.read_text().replace("| features | 3 |", "| features | 30 |"))
+    capsys.readouterr()
+    assert main([*home, "--json", "model", "card", "digits/1", "--check", str(card)]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["what"], problem["says"], problem["recorded"]) == ("features", "30", "3")
+    assert main([*home, "model", "owner", "digits", "somebody"]) == 0
+    assert main([*home, "model", "delete", "digits/1"]) == 2
+    assert "owned by somebody" in capsys.readouterr().err
+    assert main([*home, "model", "history", "digits", "--at", "whenever"]) == 2

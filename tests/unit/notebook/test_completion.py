@@ -118,3 +118,30 @@ def test_verbs_and_jobs_of_train(shell: InteractiveShell) -> None:
     assert completions(shell, "%train re") == ["register", "resume"]
     assert sorted(completions(shell, "%train logs di")) == ["digits-1", "digits-2"]
     assert completions(shell, "%train stop wi") == ["wine-1"]
+
+
+def test_verbs_runs_and_versions_of_development(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs only once the kernel has MLflow loaded: asking it takes seconds the first time."""
+    import sys
+
+    class Development:
+        def models(self) -> list[str]:
+            return ["digits"]
+
+        def versions(self, name: str) -> list[Any]:
+            return [SimpleNamespace(version=1, aliases=("champion",))]
+
+        def runs(self, limit: int) -> list[Any]:
+            return [SimpleNamespace(id="ab12cd34" + "0" * 24, name="able-asp-7")]
+
+    shell.Completer.custom_matchers[-1] = completer(shell, lambda: SimpleNamespace(development=Development()))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    assert "ab12cd34" not in completions(shell, "%compare a")
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
+
+    assert completions(shell, "%compare a") == ["ab12cd34", "able-asp-7"]
+    assert completions(shell, "%comment digits/") == ["digits/1"]
+    assert completions(shell, "%comments d") == ["digits", "digits/1", "digits@champion"]
+    assert completions(shell, "%runs delete a") == ["ab12cd34", "able-asp-7"]
+    assert completions(shell, "%model c") == ["card"]
+    assert completions(shell, "%model card d") == ["digits", "digits/1", "digits@champion"]
