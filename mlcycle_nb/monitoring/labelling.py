@@ -10,11 +10,11 @@ from mlcycle_nb.deployment.records import Revision, revision_id
 from mlcycle_nb.errors import NotFound
 from mlcycle_nb.monitoring.alerts import Evidence, State
 from mlcycle_nb.monitoring.incidents import record_evidence
-from mlcycle_nb.serving.labels import Label, LabelStore
 from mlcycle_nb.monitoring.performance import measure
 from mlcycle_nb.monitoring.records import MODEL_DRIFT, Monitor, Performance, monitor_id
 from mlcycle_nb.monitoring.windows import Streak
 from mlcycle_nb.packages import Package, PackageStore
+from mlcycle_nb.serving.labels import Label, LabelStore
 from mlcycle_nb.serving.prediction_log import read_predictions
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mlcycle_nb.serving.labels import as_index
 from mlcycle_nb.monitoring.records import Performance
 from mlcycle_nb.outcomes import Outcome
+from mlcycle_nb.serving.labels import as_index
 
 if TYPE_CHECKING:
     import pyarrow as pa

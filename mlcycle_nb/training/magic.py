@@ -114,7 +114,9 @@ class TrainingMagics(StageMagics):
         return self._follow(handle, args)
 
     @magic_arguments("%train")
-    @argument("verb", nargs="?", default="list", help="list, attach, logs, stop, resume, register (%%train trains a cell)")
+    @argument(
+        "verb", nargs="?", default="list", help="list, attach, logs, stop, resume, register (%%train trains a cell)"
+    )
     @argument("job", nargs="?", help="job id, or a model's name for its newest job")
     @argument("--rank", type=int, help="with logs: one rank only")
     @argument("--lines", type=int, default=200, help="with logs: how many lines at most (default 200)")

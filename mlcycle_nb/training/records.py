@@ -21,7 +21,8 @@ class Failure:
     Attributes
     ----------
     kind : str
-        ``user``, ``non_finite``, ``out_of_memory`` and ``disk`` and ``nodes`` (hosts that do not come together) end the job; ``crash`` and ``peer`` are recovered from.
+        ``user``, ``non_finite``, ``out_of_memory``, ``disk`` and ``nodes`` (hosts that do not come together) end the
+        job; ``crash`` and ``peer`` are recovered from.
     line : int, optional
         Line of the notebook cell, counted with its magic, or of the script `file`.
     traceback : str

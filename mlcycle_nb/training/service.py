@@ -19,10 +19,10 @@ from mlcycle_nb.training.environments import Runtime, runtime
 from mlcycle_nb.training.follow import JobFollower, ProgressReader
 from mlcycle_nb.training.inputs import seal_inputs
 from mlcycle_nb.training.job_folder import JobFolder, JobSpec
-from mlcycle_nb.training.node_options import refuse_several
-from mlcycle_nb.training.nodes import check_listening, join_command
 from mlcycle_nb.training.launch import threads_for
 from mlcycle_nb.training.logs import LOG_LINES, NewLines, printed
+from mlcycle_nb.training.node_options import refuse_several
+from mlcycle_nb.training.nodes import check_listening, join_command
 from mlcycle_nb.training.records import TrainingJob
 from mlcycle_nb.training.registration import register_job
 from mlcycle_nb.training.resume import resumable, take_up

@@ -44,7 +44,8 @@ def unrecorded(modules: Mapping[str, str], folder: Path, commit: str, untracked:
         inside = bool(commit) and path.is_relative_to(folder)
         if not inside:
             reasons.append(
-                f"{path.name} was imported from {path.parent}, outside the notebook's git repository: its code is not kept"
+                f"{path.name} was imported from {path.parent}, outside the notebook's git repository: "
+                "its code is not kept"
             )
         elif str(path.relative_to(folder)) in untracked:
             reasons.append(f"{path.relative_to(folder)} was imported and is not tracked by git: its code is not kept")

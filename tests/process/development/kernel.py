@@ -55,9 +55,7 @@ def kernel(folder: Path, **variables: str) -> Iterator[Kernel]:
     """Start a kernel in `folder`, for the notebook ``notebook.ipynb`` there."""
     notebook = folder / "notebook.ipynb"
     environment = {**os.environ, "JPY_SESSION_NAME": str(notebook), "MLCYCLE_LIVE": "0", **variables}
-    manager = KernelManager(
-        kernel_name="python3", transport="ipc", ip=str(folder / "k")
-    )
+    manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder / "k"))
     manager.start_kernel(cwd=str(folder), env=environment)
     client = manager.client()
     client.start_channels()

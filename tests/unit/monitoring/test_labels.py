@@ -11,9 +11,9 @@ import pytest
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import InvalidInput, NotFound
 from mlcycle_nb.monitoring.labelling import record
-from mlcycle_nb.serving.labels import LabelStore, as_index, from_mapping, read_csv
 from mlcycle_nb.monitoring.records import Alert
 from mlcycle_nb.packages import Package, load_runtime
+from mlcycle_nb.serving.labels import LabelStore, as_index, from_mapping, read_csv
 from mlcycle_nb.testing import FakeClock
 from mlcycle_nb.testing.predictions import PredictionFeed
 from tests.unit.monitoring.conftest import rows
