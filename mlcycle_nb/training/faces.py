@@ -245,7 +245,15 @@ def facts_of(state: TrainingState) -> list[tuple[str, str]]:
         facts.append(("checkpoints", told))
     if job.restarts:
         steps = ", ".join("the start" if r.from_step is None else f"step {r.from_step}" for r in job.restarts[-8:])
-        facts.append(("recoveries", f"{len(job.restarts)} (from {steps})"))
+        facts.append(("recoveries", _bounded(f"{len(job.restarts)} (from {steps}); last: {job.restarts[-1].why}")))
+    if job.rollbacks:
+        back = job.rollbacks[-1]
+        passed = f"batches {back.first_batch} to {back.last_batch} of epoch {back.epoch + 1} passed over"
+        facts.append(("rolled back", _bounded(f"{len(job.rollbacks)} times; last: {back.why}, {passed}")))
+    if job.ending:
+        facts.append(("ended", _bounded(job.ending)))
+    if job.nodes > 1:
+        facts.append(("hosts", f"{job.nodes}, which meet at {job.rendezvous}"))
     if progress.ended_early:
         facts.append(("ended early", progress.ended_early))
     if job.environment:

@@ -10,6 +10,9 @@ from mlcycle_nb.training.job_folder import JobFolder, read_document
 from mlcycle_nb.training.records import Failure
 
 TRACEBACK_LIMIT = 8000
+_ECHOES = {"non_finite_gradient": 1, "peer": 2}
+"""What may only be an effect of another rank: its NaN loss reaches all gradients, its end all connections."""
+
 _TAKEN = ("kind", "message", "rank", "line", "source")
 _OF_LATER_VERSIONS = ("file", "traceback")
 
@@ -19,7 +22,7 @@ def read_failures(folder: JobFolder, attempt: int, processes: int) -> tuple[Fail
 
     The first of them carries the traceback, and the number of other ranks with an error of their own.
     """
-    found: list[tuple[bool, float, Failure]] = []
+    found: list[tuple[int, float, Failure]] = []
     for rank in range(processes):
         try:
             document = read_document(folder.error_of(attempt, rank))
@@ -31,7 +34,7 @@ def read_failures(folder: JobFolder, attempt: int, processes: int) -> tuple[Fail
             **{name: document[name] for name in _TAKEN},
             **{name: document.get(name, "") for name in _OF_LATER_VERSIONS},
         )
-        found.append((failure.kind == "peer", float(document.get("time", 0.0)), failure))
+        found.append((_ECHOES.get(failure.kind, 0), float(document.get("time", 0.0)), failure))
     found.sort(key=lambda entry: entry[:2])
     return _summed_up([failure for _, _, failure in found])
 

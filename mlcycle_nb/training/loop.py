@@ -88,6 +88,7 @@ class Fit:
             self.objects["scaler"] = accelerator.scaler
         self.cursor = Cursor()
         self.pending: list[tuple[int, Any, int, bool]] = []
+        self.newest_loss: Any = None
         self.window: list[tuple[float, int]] = []  # losses and rows of the batches since the last update
 
     def run(self) -> None:
@@ -208,7 +209,8 @@ class Fit:
             (loss / self.session.spec.gradient_accumulation).backward()
         else:
             loss.backward()
-        return loss.detach(), sample_count(batch)
+        self.newest_loss = loss.detach()
+        return self.newest_loss, sample_count(batch)
 
     def _update(self) -> None:
         if self.clip_norm is not None:
@@ -226,7 +228,12 @@ class Fit:
         if not self.plain or norm is None:
             return
         if norm.device.type == "cpu" or self.session.events.due():  # on a GPU looking means waiting for it
-            self.session.refuse_non_finite_gradient(norm.item(), self.cursor.step + 1)
+            value, step = norm.item(), self.cursor.step + 1
+            if (
+                not math.isfinite(value) and self.newest_loss is not None
+            ):  # the loss is the cause, where it is not either
+                self.session.refuse_non_finite(self.newest_loss.item(), step)
+            self.session.refuse_non_finite_gradient(value, step)
 
     def _update_late(self) -> None:
         if self.session.world > 1:  # the last backward passes did not know that they had to share

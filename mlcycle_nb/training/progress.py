@@ -187,8 +187,10 @@ class Progress:
         self._note(f"checkpoint {event['name']} was passed over: {event['reason']}")
 
     def _on_error(self, event: dict[str, Any]) -> None:
-        self.ranks[event["rank"]].error = event["message"]
-        self._note(f"rank {event['rank']}: {event['message']}")
+        # The echo of another rank's end is long, and about sockets; what ended the other one is told where it is known.
+        message = "lost its connection to another rank" if event.get("cause") == "peer" else event["message"]
+        self.ranks[event["rank"]].error = message
+        self._note(f"rank {event['rank']}: {message}")
 
     def _on_trouble(self, event: dict[str, Any]) -> None:
         self._note(str(event["message"]))

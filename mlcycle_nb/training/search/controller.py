@@ -174,8 +174,10 @@ class SearchController:
             known = kept(one.reports[:report])
             if worst and not 1 < search.epochs <= report:  # what has come to its last epoch is not thrown away
                 trial_jobs.job_folder(self._context, one.trial.job).prune_request.touch(mode=0o600)
-                self._observe(one.trial, known)
+                # The verdict is stored before it counts as judged: after a kill between the two it is given once more,
+                # on the same report, whatever the workers have reported since.
                 self._change(one.trial, "trial.pruning", {"report": report}, phase="pruning", reports=known)
+                self._observe(one.trial, known)
                 return
         self._observe(one.trial, kept(one.reports))
 

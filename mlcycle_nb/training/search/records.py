@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ from mlcycle_nb.store import Record
 from mlcycle_nb.training.records import Failure
 from mlcycle_nb.training.search.space import SpaceEntry
 from mlcycle_nb.training.submission import Param
+from mlcycle_nb.training.trouble import DEFAULT_POLICIES
 
 SearchPhase = Literal["running", "finished", "failed", "stopped"]
 TrialPhase = Literal["waiting", "running", "pruning", "stopping", "complete", "pruned", "failed", "stopped"]
@@ -56,6 +57,11 @@ class TrainingSearch(Record):
     epochs: int
     params: dict[str, Param]
     max_restarts: int = 5
+    max_rollbacks: int = 3
+    on_trouble: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_POLICIES))
+    grace_seconds: float = 30.0
+    stall_seconds: float = 1200.0
+    resume: str = "auto"
     register: bool = False
     experiment: str = ""
     run_id: str | None = None

@@ -20,6 +20,7 @@ from mlcycle_nb.training.search.records import SearchTrial, TrainingSearch
 from mlcycle_nb.training.search.request import SearchRequest, read_request
 from mlcycle_nb.training.search.trial_jobs import search_folder
 from mlcycle_nb.training.submission import check_model
+from mlcycle_nb.training.trouble import check_policies
 
 if TYPE_CHECKING:
     from mlcycle_nb.training.search.handle import SearchHandle
@@ -272,6 +273,11 @@ class Searches:
             epochs=training.epochs,
             params=dict(training.params),
             max_restarts=training.max_restarts,
+            max_rollbacks=training.max_rollbacks,
+            on_trouble=check_policies(training.on_trouble),
+            grace_seconds=training.grace_seconds(),
+            stall_seconds=training.stall_seconds(),
+            resume=training.resume,
             register=request.register,
             experiment=self._training.experiment(model),
         )

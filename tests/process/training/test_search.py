@@ -177,12 +177,13 @@ def shell(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     InteractiveShell.clear_instance()
 
 
-def test_from_a_notebook(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_notebook(shell: Any, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     """A cell searches and waits headless; again it attaches; with more trials it goes on."""
-    line = "noted --search widths --metric score --sampler grid --concurrent 1 --trials {} --into found"
+    line = "noted --search widths --metric score --sampler grid --concurrent 1 --trials {} --stall 3m --into found"
     first = shell.run_cell_magic("train", line.format(1), LOOP)
     assert first is shell.user_ns["found"]
     assert "1 of 1 trials: 1 complete" in repr(first)
+    assert workspace.training.job(f"{first.id}-t0").stall_seconds == 180
 
     shell.run_cell_magic("train", line.format(1), LOOP)
     assert f"search {first.id} has its 1 trials" in capsys.readouterr().out

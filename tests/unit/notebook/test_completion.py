@@ -51,7 +51,7 @@ def with_models(shell: InteractiveShell, models: dict[str, list[Any]] | Exceptio
 
 def test_flags_of_a_magic(shell: InteractiveShell) -> None:
     """All that begin alike, and nothing of IPython's own guesses."""
-    assert completions(shell, "%deploy digits/7 --re") == ["--reason", "--replicas"]
+    assert completions(shell, "%deploy digits/7 --re") == ["--reason", "--replicas", "--require"]
     assert "--into" in completions(shell, "%audit --")
     assert "--epochs" in completions(shell, "%%train digits --")
     assert completions(shell, "x = 1\n%deploy --rep") == ["--replicas"]

@@ -114,6 +114,16 @@ def test_a_kill_after_each_thing_that_is_done_elsewhere(
 
 
 @pytest.mark.timeout(240)
+def test_a_late_verdict_holds_for_the_report_it_was_given_on(
+    tmp_path_factory: pytest.TempPathFactory, unbroken: list[tuple[Any, ...]]
+) -> None:
+    """Kills that let the workers report again between a verdict and its record."""
+    kills = frozenset({5, 14, 27, 29, 30, 36, 41, 46, 55, 56, 60, 62, 68, 69, 72, 78, 82, 83, 86, 89})
+
+    assert kills_do_not_show(kills, tmp_path_factory, unbroken) > 10
+
+
+@pytest.mark.timeout(240)
 @settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=KILLS)
 def test_a_killed_search_equals_an_unbroken_one(
