@@ -74,6 +74,18 @@ class Markup(str):
     __slots__ = ()
 
 
+class Text(str):
+    """Text that shows itself as it is, not quoted."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self) or "nothing was printed"
+
+    def _repr_html_(self) -> str:
+        return Markup(f'<pre style="max-height:30em;overflow:auto">{escape(repr(self))}</pre>')
+
+
 def badge(status: object) -> Markup:
     """Return a status word with its mark and colour; the word is always there, colour alone says nothing."""
     word = str(status)

@@ -41,6 +41,10 @@ class StageMagics(Magics):
     def deliver(self, result: Any, args: Namespace) -> Any:
         """Return what the magic shows: binds ``--into NAME`` and ``_``, and honours ``--quiet``."""
         assert self.shell is not None
+        if type(result) is str:
+            from mlcycle_nb.notebook.html import Text
+
+            result = Text(result)
         into = getattr(args, "into", None)
         if into:
             self.shell.user_ns[into] = result

@@ -180,7 +180,7 @@ def _after_end(job: TrainingJob, seen: JobObservation) -> Action:
         if job.resume == "never":
             return End("stopped", ending=f"the machine was started again, {_newest(seen)}")
         return Recover("the machine was started again", seen.checkpoint_step, 0.0, 0)
-    return _after_crash(job, seen, _why(seen), kind="out_of_memory" if seen.out_of_memory else "crash")
+    return _after_crash(job, seen, _why(job, seen), kind="out_of_memory" if seen.out_of_memory else "crash")
 
 
 def _on_signal(job: TrainingJob, seen: JobObservation, told: Told) -> Action:
@@ -232,12 +232,15 @@ def _newest(seen: JobObservation) -> str:
     return "there is no checkpoint" if step is None else f"the newest checkpoint is of step {step}"
 
 
-def _why(seen: JobObservation) -> str:
+def _why(job: TrainingJob, seen: JobObservation) -> str:
     if seen.out_of_memory:
         return f"a worker was killed, probably out of memory: {seen.out_of_memory}"
     crash = next((failure for failure in seen.failures if failure.kind == "crash"), None)
     if crash is not None:
         return crash.message
     if seen.failures:
+        silent = set(range(job.processes)) - {failure.rank for failure in seen.failures}
+        if len(silent) == 1 and job.nodes == 1:  # all others say that they lost it
+            return f"rank {silent.pop()} died without a word, as after kill -9"
         return f"rank {seen.failures[0].rank} lost the others"
     return "a worker or its launcher was killed"

@@ -171,6 +171,8 @@ def _bar(state: TrainingState) -> str:
 
 def _place(state: TrainingState) -> list[str]:
     progress, job = state.progress, state.job
+    if job.script and not progress.step:
+        return ["a script that tells no steps"]
     steps = f"step {progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
     epochs = progress.epochs or job.epochs
     done = epochs if job.phase == "finished" and not progress.ended_early else min(progress.epoch + 1, epochs)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from mlcycle_nb.notebook.html import Markup, badge, escape, span, table, text_table
+from mlcycle_nb.notebook.html import badge, escape, span, table, text_table
 from mlcycle_nb.training.records import TrainingJob
 
 _HEADERS = ("job", "state", "progress", "age", "best metric", "processes", "restarts", "model version")
@@ -91,15 +91,3 @@ def _best(standing: JobStanding | None) -> str:
         return ""
     name, value = standing.best
     return f"{name} {value:.4g}".strip()
-
-
-class Text(str):
-    """Text that shows itself as it is, not quoted."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self) or "nothing was printed"
-
-    def _repr_html_(self) -> str:
-        return Markup(f'<pre style="max-height:30em;overflow:auto">{escape(repr(self))}</pre>')

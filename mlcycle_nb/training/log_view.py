@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mlcycle_nb.notebook.html import Text
 from mlcycle_nb.notebook.live import in_notebook, is_live
-from mlcycle_nb.training.listing import Text
 
 if TYPE_CHECKING:
     from mlcycle_nb.training.service import TrainingManager

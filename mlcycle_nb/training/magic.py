@@ -152,7 +152,7 @@ class TrainingMagics(StageMagics):
         return self._follow(self.workspace.training.attach(args.job), args)
 
     def _logs(self, args: Namespace) -> Any:
-        from mlcycle_nb.training.listing import Text
+        from mlcycle_nb.notebook.html import Text
         from mlcycle_nb.training.log_view import follow_logs
 
         training = self.workspace.training

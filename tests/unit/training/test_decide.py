@@ -251,3 +251,21 @@ class TestTrouble:
 
         assert next_action(JOB, seen, NOW) == Recover("no step for 1m", 3, 0.0, 1)
         assert next_action(stop, seen, NOW) == End("failed", failure)
+
+
+@pytest.mark.parametrize(
+    ("job", "failures", "told"),
+    [
+        (JOB, (PEER,), "rank 1 died without a word, as after kill -9"),
+        (JOB, (PEER, replace(PEER, rank=1)), "rank 0 lost the others"),
+        (replace(JOB, processes=3), (PEER,), "rank 0 lost the others"),
+        (replace(JOB, nodes=2), (PEER,), "rank 0 lost the others"),
+        (JOB, (), "a worker or its launcher was killed"),
+    ],
+)
+def test_which_rank_died(job: TrainingJob, failures: tuple[Failure, ...], told: str) -> None:
+    """The one of which nothing was heard, where all others of this host lost it."""
+    action = next_action(job, JobObservation(failures=failures), NOW)
+
+    assert isinstance(action, Recover)
+    assert action.why == told
