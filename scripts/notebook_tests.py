@@ -34,6 +34,7 @@ def _run(notebook: Path) -> int:
             MLCYCLE_KEYS=f"{folder}/keys",
             MLCYCLE_CLOCK="offset",
             MLCYCLE_LIVE="0",
+            JUPYTER_DATA_DIR=f"{folder}/jupyter",  # kernels of environments are put there
         )
         command = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"),

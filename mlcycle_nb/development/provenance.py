@@ -216,11 +216,10 @@ def later_cells(origin: Provenance) -> tuple[list[str], tuple[str, ...]]:
 
 def session_cells() -> tuple[str, tuple[str, ...]]:
     """Return the cell that runs now and those that ran before it in this kernel, verbatim; empty outside IPython."""
-    running = shell()
-    history = getattr(running, "history_manager", None)
-    if history is None:
+    log = log_of(shell())
+    if log is None:
         return "", ()
-    cells = list(history.input_hist_raw)[1:]  # IPython's first entry is always empty
+    cells = [execution.source for execution in log.executions()]
     return (cells[-1], tuple(cells[:-1])) if cells else ("", ())
 
 

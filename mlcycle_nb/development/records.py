@@ -50,6 +50,9 @@ class Reproducible(NamedTuple):
     def __bool__(self) -> bool:
         return self.yes
 
+    def __repr__(self) -> str:
+        return "reproducible: yes" if self.yes else f"reproducible: no, {'; '.join(self.reasons)}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Run:

@@ -82,12 +82,12 @@ def line_chart(
         if math.isfinite(value)
     ]
     x = alt.X("x:Q", title=x_title, axis=alt.Axis(tickMinStep=1, format="~s"))
-    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g"))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, padding=16), axis=alt.Axis(format="~g"))
     colour = alt.Color(
         "line:N",
         title=None,
         scale=alt.Scale(domain=names, range=[line.colour for line in lines.values()]),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=3),
+        legend=alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=3, columnPadding=18),
     )
     dashes = [[5, 3] if line.dashed else [1, 0] for line in lines.values()]
     dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=dashes), legend=None)

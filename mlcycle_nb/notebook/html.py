@@ -40,6 +40,7 @@ MARKS = {
     "paused": ("❚❚", ORANGE),
     "succeeded": ("✓", GREEN),
     "completed": ("✓", GREEN),
+    "finished": ("✓", GREEN),
     "promoted": ("✓", GREEN),
     "firing": ("!", RED),
     "resolved": ("✓", GREEN),

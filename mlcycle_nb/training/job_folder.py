@@ -113,6 +113,11 @@ class JobFolder:
         return self.output / "launcher.log"
 
     @property
+    def launcher_files(self) -> Path:
+        """Where torchrun makes a folder for each attempt; left to itself it leaves one in the system's ``/tmp``."""
+        return self.run / "torchrun"
+
+    @property
     def stop_request(self) -> Path:
         """Present once a stop was asked for."""
         return self.run / "stop-requested"

@@ -40,6 +40,7 @@ def plan_launch(folder: JobFolder, spec: JobSpec, attempt: int) -> LaunchPlan:
         "--nnodes=1",
         f"--nproc-per-node={spec.processes}",
         "--max-restarts=0",
+        f"--log-dir={folder.launcher_files}",
         "--monitor-interval=0.1",
         "--rdzv-backend=c10d",
         "--rdzv-conf=store_type=file",

@@ -90,6 +90,7 @@ def _torchrun(folder: JobFolder, spec: JobSpec, attempt: int, node_rank: int, ad
         f"--node-rank={node_rank}",
         f"--nproc-per-node={nodes.local_processes(spec)}",
         "--max-restarts=0",
+        f"--log-dir={folder.launcher_files}",
         "--monitor-interval=0.1",
         "--rdzv-backend=mlcycle",
         f"--rdzv-endpoint={spec.rendezvous}",

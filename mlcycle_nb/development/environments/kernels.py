@@ -33,6 +33,7 @@ def install_kernel(folder: Path, name: str, *, environment: str, python: Path, h
         "metadata": {"debugger": True, "mlcycle": {"workspace": workspace_id, "environment": environment}},
     }
     folder.mkdir(parents=True, exist_ok=True)
+    remove_orphans(folder)
     write_atomically(private_folder(folder / name) / SPEC_NAME, json.dumps(spec, indent=1))
 
 
@@ -45,3 +46,16 @@ def remove_kernel(folder: Path, name: str, *, workspace_id: str) -> None:
         return
     if ours:
         shutil.rmtree(folder / name)
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove kernel specs of workspaces that were deleted with their environments: front ends would still list them."""
+    for file in folder.glob(f"mlcycle-*/{SPEC_NAME}"):
+        try:
+            spec = json.loads(file.read_text())
+            home, python = Path(spec["env"]["MLCYCLE_HOME"]), Path(spec["argv"][0])
+            ours = bool(spec["metadata"]["mlcycle"]["workspace"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if ours and python.is_relative_to(home) and not home.exists():
+            shutil.rmtree(file.parent)

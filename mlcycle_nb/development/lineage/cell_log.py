@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 _ATTRIBUTE = "_mlcycle_cell_log"
+_UNSTORED = 2000
 _OWN_NAMES = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
 
@@ -46,12 +48,18 @@ class CellLog:
         self._seen: dict[int, Execution] = {}
         self._before: dict[str, int] = {}
         self._running: Execution | None = None
+        self._unstored: deque[tuple[int, Execution]] = deque(maxlen=_UNSTORED)  # with the length of the history then
+        self._unstored_newest = False
         self.deleted: set[str] = set()
         self.runs_started = 0
         """Runs that the running cell has started."""
 
     def executions(self) -> list[Execution]:
-        """Return what ran so far, the running cell last; cells from before the log began are there without ids."""
+        """Return what ran so far, the running cell last; cells from before the log began are there without ids.
+
+        Cells that a front end runs without storing them (variable inspectors do) count only where the newest one is
+        such a cell itself: then that front end stores none at all, as nbval does.
+        """
         history = list(self._shell.history_manager.input_hist_raw)
         found = []
         for number in range(1, len(history)):
@@ -59,17 +67,18 @@ class CellLog:
             if known is None or known.source != history[number]:
                 known = Execution(number=number, source=history[number], code=self.to_python(history[number]))
             found.append(known)
-        return found
+        return self._with_unstored(found) if self._unstored_newest else found
 
     # -- IPython's events --------------------------------------------------------------------------------------
 
     def pre_run_cell(self, info: Any) -> None:
         """Note what begins to run."""
         self._running = None
-        self.runs_started = 0
-        if not info.store_history or info.silent:
+        if info.silent:
             return
+        self.runs_started = 0
         self.deleted |= self._deleted_cells()
+        self._unstored_newest = not info.store_history
         source = info.raw_cell or ""
         self._running = Execution(
             # IPython's own counter has been raised by now in some releases, and not yet in others
@@ -79,7 +88,7 @@ class CellLog:
             cell=getattr(info, "cell_id", None) or "",
             at=datetime.now(UTC),
         )
-        self._seen[self._running.number] = self._running
+        self._keep(self._running, new=True)
         self._before = self._identities()
 
     def post_run_cell(self, result: Any) -> None:
@@ -90,16 +99,19 @@ class CellLog:
         now = self._identities()
         changed = {name for name, identity in now.items() if self._before.get(name) != identity}
         changed |= self._before.keys() - now.keys()
-        self._seen[began.number] = Execution(
-            number=began.number,
-            source=began.source,
-            code=began.code,
-            cell=began.cell,
-            failed=not result.success,
-            changed=frozenset(changed),
-            at=began.at,
-        )
+        self._keep(replace(began, failed=not result.success, changed=frozenset(changed)), new=False)
         self._running = None
+
+    def adopt_running(self) -> None:
+        """Note the cell that runs already, where its front end stores none: what is stored is in the history."""
+        ask = getattr(self._shell, "get_parent", None)  # of a kernel; a terminal has none
+        content = (ask() or {}).get("content", {}) if ask is not None else {}
+        if content.get("store_history", True) or content.get("silent", False):
+            return
+        source = str(content.get("code", ""))
+        number = len(self._shell.history_manager.input_hist_raw)
+        self._unstored_newest = True
+        self._unstored.append((number, Execution(number=number, source=source, code=self.to_python(source))))
 
     def to_python(self, source: str) -> str:
         """Return a cell as Python, its magics turned into calls; empty when it can be no cell."""
@@ -109,6 +121,21 @@ class CellLog:
             return ""  # it never ran
 
     # -- parts -------------------------------------------------------------------------------------------------
+
+    def _keep(self, execution: Execution, *, new: bool) -> None:
+        if not self._unstored_newest:
+            self._seen[execution.number] = execution
+            return
+        if not new:
+            self._unstored.pop()
+        self._unstored.append((execution.number, execution))
+
+    def _with_unstored(self, stored: list[Execution]) -> list[Execution]:
+        """Return all executions in the order in which they ran, numbered anew."""
+        placed = [((one.number, 0), one) for one in stored]
+        placed += [((number - 1, position), one) for position, (number, one) in enumerate(self._unstored, start=1)]
+        placed.sort(key=lambda entry: entry[0])
+        return [replace(one, number=number) for number, (_, one) in enumerate(placed, start=1)]
 
     def _identities(self) -> dict[str, int]:
         names: Iterable[tuple[str, Any]] = list(self._shell.user_ns.items())
@@ -130,6 +157,7 @@ def watch(shell: Any) -> CellLog:
         setattr(shell, _ATTRIBUTE, log)
         shell.events.register("pre_run_cell", log.pre_run_cell)
         shell.events.register("post_run_cell", log.post_run_cell)
+        log.adopt_running()
     return log
 
 

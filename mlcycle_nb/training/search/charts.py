@@ -66,7 +66,7 @@ def curves_chart(
 
     drawn = [trial for trial in trials if reports.get(trial.number)]
     newest = {trial.number for trial in drawn[-CURVES:]} | {search.best}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for trial in drawn:
         if trial.number not in newest:
             continue
@@ -80,7 +80,9 @@ def curves_chart(
             if value is not None
         ]
     ends = list({row["trial"]: row for row in rows}.values())
-    x = alt.X("report:Q", title="report", axis=alt.Axis(tickMinStep=1, format="d"))
+    most = max((row["report"] for row in rows), default=1)
+    ticks = list(range(1, most + 1, max(1, math.ceil(most / 8))))
+    x = alt.X("report:Q", title="report", axis=alt.Axis(values=ticks, format="d"))
     y = alt.Y("value:Q", title=search.metric, scale=alt.Scale(zero=False))
     tooltip = ["trial:N", "state:N", "report:Q", "value:Q"]
     lines = (
@@ -143,7 +145,10 @@ def coordinates_chart(search: TrainingSearch, trials: Sequence[SearchTrial]) -> 
     x = alt.X("axis:N", title=None, sort=axes, axis=alt.Axis(labelAngle=0, domain=False, ticks=False, grid=True))
     y = alt.Y("y:Q", title=None, axis=None, scale=alt.Scale(domain=[-0.04, 1.04]))
     better_dark = "descending" if search.direction == "maximize" else "ascending"
-    colour = alt.Color("value:Q", title=search.metric, scale=alt.Scale(scheme="viridis"), sort=better_dark)
+    legend = alt.Legend(titleFontSize=10, titleLimit=100)
+    colour = alt.Color(
+        "value:Q", title=search.metric, scale=alt.Scale(scheme="viridis"), sort=better_dark, legend=legend
+    )
     lines = (
         alt.Chart(alt.Data(values=rows))
         .mark_line()
