@@ -75,6 +75,7 @@ def _cleaned(notebook: Any, folder: Path) -> Any:
                 del output.data[kind]
     text = json.dumps(notebook)
     text = text.replace(f"{getpass.getuser()}@{socket.gethostname()}", SOMEBODY).replace(f"{folder}/", "")
+    text = text.replace(f"{sys.prefix}/", ".venv/").replace(f"{ROOT}/", "")
     left = set(re.findall(r"/(?:tmp|home|root|work)/[\w./-]+", text))
     if left:
         print(f"places of this machine that stay: {', '.join(sorted(left))}")
