@@ -18,6 +18,7 @@ from mlcycle_nb.deployment.records import (
     revision_id,
     service_id,
 )
+from mlcycle_nb.deployment.revisions import IDLE
 from mlcycle_nb.errors import Conflict, Refused
 from mlcycle_nb.store import Transaction
 
@@ -36,6 +37,7 @@ class Wish:
     supersede: bool = False
     reason: str = ""
     overridden: str = ""
+    runtime: str = ""
 
 
 def begin(context: Context, wish: Wish) -> Rollout:
@@ -56,12 +58,14 @@ def begin(context: Context, wish: Wish) -> Rollout:
         running = [one for one in earlier if not one.ended]
         if not wish.supersede:
             for one in running:
-                if (one.target, one.strategy, one.policy) == (wish.target, wish.strategy, wish.policy):
+                same = (one.target, one.strategy, one.policy, one.runtime)
+                if same == (wish.target, wish.strategy, wish.policy, wish.runtime):
                     return one  # the same cell again attaches, and never starts a second one
             if running:
                 raise held(running[-1])
         if not running and service.stable == wish.target:
             raise Refused(f"{wish.model}/{wish.target} is stable in {wish.environment} already", remedy="nothing to do")
+        _refuse_another_runtime(transaction, wish)
         record = _record(transaction, wish, service, context.actor, now, number=len(earlier) + 1)
         if running:
             after = _supersede(transaction, running, context.actor, now)
@@ -80,6 +84,7 @@ def begin(context: Context, wish: Wish) -> Rollout:
             "replicas": wish.replicas,
             "policy": wish.policy,
             "digest": wish.digest,
+            "runtime": wish.runtime,
         }
         return transaction.insert(record, event="rollout.created", detail=detail, reason=wish.reason)
 
@@ -111,6 +116,7 @@ def _record(
     transaction: Transaction, wish: Wish, service: Service, actor: str, now: datetime, *, number: int
 ) -> Rollout:
     base = service.stable
+    place = f", in environment {wish.runtime}" if wish.runtime else ""
     sized = None if base is None else transaction.maybe(Revision, revision_id(wish.environment, wish.model, base))
     return Rollout(
         id=f"{service.id}/r{number}",
@@ -128,7 +134,19 @@ def _record(
         base=base,
         base_replicas=0 if sized is None else sized.replicas,
         phase_since=now,
-    ).told(now, f"{wish.strategy} of {wish.model}/{wish.target} asked for by {actor}")
+        runtime=wish.runtime,
+    ).told(now, f"{wish.strategy} of {wish.model}/{wish.target} asked for by {actor}{place}")
+
+
+def _refuse_another_runtime(transaction: Transaction, wish: Wish) -> None:
+    """Replicas of one version that still run cannot change the environment that they run in."""
+    found = transaction.maybe(Revision, revision_id(wish.environment, wish.model, wish.target))
+    if found is not None and found.phase not in IDLE and found.runtime != wish.runtime:
+        where = f"environment {found.runtime}" if found.runtime else "the workspace's own interpreter"
+        raise Refused(
+            f"replicas of {wish.model}/{wish.target} in {wish.environment} still run in {where}",
+            remedy="wait until their warm time is over, or deploy it there again",
+        )
 
 
 def _supersede(transaction: Transaction, running: Sequence[Rollout], actor: str, now: datetime) -> str:

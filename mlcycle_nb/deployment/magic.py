@@ -61,6 +61,7 @@ class DeploymentMagics(StageMagics):
     @argument("--watch", default="", metavar="METRICS", help="shown only; decides nothing")
     @argument("--warm", help="how long the old version is kept after the switch (default 5m)")
     @argument("--simulate", metavar="RECORDED", help="only say what a canary would have done on 24h, or on a recording")
+    @argument("--runtime", default="", metavar="NAME", help="isolated environment of the replicas; see %%environment")
     @argument("--force", action="store_true", help="past the gates of the environment; needs --reason")
     @argument("--reason", default="", help="why; recorded in the audit trail")
     @argument("--supersede", action="store_true", help="have a running rollout go back first")
@@ -89,6 +90,7 @@ class DeploymentMagics(StageMagics):
             force=args.force,
             reason=args.reason,
             supersede=args.supersede,
+            runtime=args.runtime,
             **policy,
         )
         return self.follow(handle, args)

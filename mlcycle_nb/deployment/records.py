@@ -141,6 +141,7 @@ class Revision(Record):
     attempt: int = 1  # counts the starts on purpose, so that old failures are not held against a new one
     drain_at: datetime | None = None
     warm_seconds: float = 0.0
+    runtime: str = ""  # isolated environment that the replicas run in; the workspace's own interpreter without
 
     @property
     def name(self) -> str:
@@ -218,6 +219,7 @@ class Rollout(Record):
     reason: str = ""
     after: str = ""  # of a queued one: the rollout that has to end first
     alias_due: bool = False
+    runtime: str = ""  # isolated environment of the target's replicas
     history: tuple[RolloutEvent, ...] = ()
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.deployment.records import Revision
+from mlcycle_nb.deployment.runtimes import interpreter
 from mlcycle_nb.deployment.sockets import process_name, replica_socket
 from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.files import write_atomically
@@ -105,7 +105,8 @@ class Replica:
         configuration = self.context.folder("replicas") / f"{self.name}.json"
         write_atomically(configuration, json.dumps(self._configuration()), durable=False)
         self.context.folder("logs")
-        argv = [sys.executable, "-m", "mlcycle_nb.serving.replica", "--config", str(configuration)]
+        python = interpreter(self.context, self.revision.runtime)
+        argv = [python, "-m", "mlcycle_nb.serving.replica", "--config", str(configuration)]
         # The workspace's settings file must not matter to a replica, and neither must the folder it was started from.
         self.memory.identity = self.context.processes.ensure(self.name, argv, cwd=self.context.home, log=self.log)
         self.memory.started_at = time.monotonic()

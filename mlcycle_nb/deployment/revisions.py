@@ -20,8 +20,9 @@ def size_revision(
     version: int,
     replicas: int,
     digest: str,
+    runtime: str | None = None,
 ) -> Revision:
-    """Have a version run on `replicas` replicas, and stay."""
+    """Have a version run on `replicas` replicas, and stay; `runtime` counts when they are started."""
     id = revision_id(environment, model, version)
     found = transaction.maybe(Revision, id)
     detail = {"replicas": replicas}
@@ -35,11 +36,13 @@ def size_revision(
             model_version=version,
             digest=digest,
             replicas=replicas,
+            runtime=runtime or "",
         )
         return transaction.insert(fresh, event="revision.starting", detail=detail)
     sized = replace(found, replicas=replicas, drain_at=None)
     if found.phase in IDLE:
         sized = replace(sized, phase="starting", attempt=found.attempt + 1, digest=digest)
+        sized = sized if runtime is None else replace(sized, runtime=runtime)
         return transaction.update(sized, event="revision.starting", detail=detail)
     return transaction.update(sized, event="revision.sized", detail=detail)
 

@@ -264,6 +264,7 @@ class RolloutController:
             version=action.version,
             replicas=action.replicas,
             digest=record.digest if target else _digest_of(transaction, record, action.version),
+            runtime=record.runtime if target else None,
         )
 
     def _route(self, transaction: Transaction, action: Route, record: Rollout) -> None:

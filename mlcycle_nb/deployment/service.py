@@ -22,6 +22,8 @@ from mlcycle_nb.deployment.records import (
     revision_id,
     service_id,
 )
+from mlcycle_nb.deployment.revisions import IDLE
+from mlcycle_nb.deployment.runtimes import check_runtime
 from mlcycle_nb.deployment.status import DeploymentStatus, read_status
 from mlcycle_nb.errors import InvalidInput, NotFound, Refused, did_you_mean
 from mlcycle_nb.notebook.handle import Handle
@@ -109,6 +111,7 @@ class ModelDeploymentManager:
         force: bool = False,
         reason: str = "",
         supersede: bool = False,
+        runtime: str = "",
     ) -> Handle[Rollout]:
         """Deploy a model version behind the gateway of an environment.
 
@@ -138,6 +141,9 @@ class ModelDeploymentManager:
             Deploy although the gates of the environment do not allow it; the reason is recorded.
         supersede : bool
             Have a running rollout go back first, then begin.
+        runtime : str
+            Isolated environment that the replicas run in, as made by ``%environment create``; the workspace's own
+            interpreter by default. The package has to answer its golden batch there first.
 
         Raises
         ------
@@ -176,10 +182,12 @@ class ModelDeploymentManager:
         version = self._resolve(reference)
         self._refuse_retiring(version)
         self._check_package(version.package_digest, f"{version.name}/{version.version}")
+        check_runtime(self.context, runtime, version.package_digest)
         wish = Wish(
             environment=environment,
             model=version.name,
             target=version.version,
+            runtime=runtime,
             digest=version.package_digest,
             strategy=chosen,
             replicas=wanted,
@@ -271,12 +279,15 @@ class ModelDeploymentManager:
                 value=revision.digest,
                 remedy="restore it from its archive, or roll back to another version with --to",
             ) from gone
+        if revision.phase in IDLE:
+            check_runtime(self.context, revision.runtime, revision.digest)
         wish = Wish(
             environment=environment,
             model=model,
             target=target,
             digest=revision.digest,
             strategy=DeploymentStrategy.ROLLBACK,
+            runtime=revision.runtime,
             replicas=max(revision.replicas, 1),
             policy=replace(make_policy(DeploymentStrategy.ALL_AT_ONCE), mirror=0),
             supersede=running is not None,

@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 120.0
 
 
-def probe(package: Package, trusted_keys: Sequence[str], *, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Return why the package fails in a process of its own, or nothing when it answers its golden batch."""
-    argv = [sys.executable, "-m", "mlcycle_nb.packages.probe", str(package.path), package.digest, *trusted_keys]
+def probe(
+    package: Package, trusted_keys: Sequence[str], *, python: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+) -> str:
+    """Return why the package fails in a process of its own, or nothing when it answers its golden batch.
+
+    `python` is the interpreter of that process; this one's by default.
+    """
+    argv = [
+        python or sys.executable,
+        "-m",
+        "mlcycle_nb.packages.probe",
+        str(package.path),
+        package.digest,
+        *trusted_keys,
+    ]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     except subprocess.TimeoutExpired:

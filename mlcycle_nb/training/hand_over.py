@@ -94,8 +94,10 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def guess_task(labels: Any) -> str:
-    """Return regression for labels that are fractions, else classification."""
-    return "regression" if labels is not None and labels.dtype.kind == "f" else "classification"
+    """Return regression for labels of type float, unless they are zeros and ones, as for BCE losses."""
+    if labels is None or labels.dtype.kind != "f":
+        return "classification"
+    return "classification" if ((labels == 0) | (labels == 1)).all() else "regression"
 
 
 def rows_of(loader: Any, limit: int = REFERENCE_ROWS) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training.early_stopping import EarlyStopping
 from mlcycle_nb.training.free_form import FreeForm
-from mlcycle_nb.training.hand_over import rows_of, store_model
+from mlcycle_nb.training.hand_over import guess_task, rows_of, store_model
 from mlcycle_nb.training.loop import Fit, Forward
 
 if TYPE_CHECKING:
@@ -134,10 +134,8 @@ class Toolbox:
             early_stopping=early_stopping,
         )
         run.run()
-        if session.main and description.get("reference") is None:
-            description["reference"], labels = rows_of(train_loader)
-            if description.get("reference_labels") is None:
-                description["reference_labels"] = labels
+        if session.main:
+            description = _completed(description, train_loader)
         self.save_model(model, **description)
         return model
 
@@ -163,6 +161,20 @@ class Toolbox:
         document = store_model(session.folder.result, bare, **description)
         self.handed_over = True
         session.events.write("result", type=document["type"], task=document["task"])
+
+
+def _completed(description: dict[str, Any], train_loader: Any) -> dict[str, Any]:
+    """Return what is told of a model, with rows, labels and task of its training data where they are not."""
+    told = {name: value for name, value in description.items() if value is not None}
+    if "reference" in told and ("reference_labels" in told or "task" in told):
+        return told
+    rows, labels = rows_of(train_loader)
+    if "reference" not in told:
+        told["reference"] = rows
+        told.setdefault("reference_labels", labels)
+    elif labels is not None:  # they need not be those of the rows that were given
+        told["task"] = guess_task(labels)
+    return told
 
 
 _DESCRIPTION = frozenset({"reference", "reference_labels", "example", "feature_names", "class_names", "task"})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_TAG = "mlcycle.environment"
 # By name: the stages that run things in environments stand above this one.
-USER_MODULES = ("mlcycle_nb.training.environments",)
+USER_MODULES = ("mlcycle_nb.training.environments", "mlcycle_nb.deployment.runtimes")
 
 
 def users(context: Context, tracking: Tracking, name: str) -> list[str]:
