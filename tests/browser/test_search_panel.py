@@ -16,7 +16,7 @@ import os, time, torch
 generator = torch.Generator().manual_seed(5)
 rows = torch.randn(320, 20, generator=generator)
 labels = (rows[:, 0] > 0).long() + (rows[:, 1] > 0).long()"""
-SEARCH = """%%train found --epochs 3 --trials 9 --concurrent 2 --metric val_accuracy --search lr=log:1e-3..1e-1 width=8,16
+SEARCH = """%%train found --epochs 3 --trials 9 --concurrent 2 --metric val_accuracy --search lr=.001,.01,.1 width=8,16
 def collate(batch):
     while os.path.exists("gate") and params.lr > float(open("gate").read()):
         time.sleep(0.02)
