@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from recovering import assert_equal, launch, make_job, output_of
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(900)
 
 # An update is a step; in one process an epoch has 13 batches, in two 7 for each rank.
 OPTIONS: dict[str, dict[str, Any]] = {
