@@ -215,7 +215,7 @@ def _deploy(
     canary = handle.record.strategy is DeploymentStrategy.CANARY and handle.record.base is not None
     if _flag(options.get("wait", not canary), "wait"):
         record = handle.wait(_number(options.get("timeout", _WAIT_SECONDS), "timeout", float))
-        if record.phase != "completed":
+        if record.phase not in ("completed", "compared"):
             raise MlflowException(f"{reference} {record.phase.replace('_', ' ')}: {record.reason}")
     return {**_described(workspace, name, environment), "flavor": flavor, "rollout": handle.id}
 
