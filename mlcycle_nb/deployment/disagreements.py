@@ -20,7 +20,7 @@ INPUTS_KEPT = 16
 INPUTS_SHOWN = 4
 VALUE_TOLERANCE = 0.05
 """Two values agree when they differ by at most this share of the larger one."""
-NOT_FINITE = 2.0
+NOT_FINITE = 3.0
 """Score of an answer that is no number: above every other."""
 HEADERS = ("prediction", "row", "difference", "stable says", "new says", "input")
 
@@ -36,8 +36,8 @@ class Disagreement:
         difference as a share of the larger one.
     input : tuple of float
         The first numbers of the row, at most `INPUTS_KEPT` of `input_size`.
-    stable, new : float
-        The two answers: class index or value.
+    stable, new : float, optional
+        The two answers: class index or value; None for one that is not finite.
     stable_confidence, new_confidence : float, optional
         Probabilities of the two answers, where the model gives any.
     """
@@ -46,21 +46,23 @@ class Disagreement:
     row: int
     time: datetime
     score: float
-    stable: float
-    new: float
+    stable: float | None
+    new: float | None
     stable_confidence: float | None = None
     new_confidence: float | None = None
-    input: tuple[float, ...] = ()
+    input: tuple[float | None, ...] = ()
     input_size: int = 0
 
     def told(self, side: str) -> str:
         """Return what ``stable`` or ``new`` said, with its confidence."""
         answer, sure = getattr(self, side), getattr(self, f"{side}_confidence")
+        if answer is None:
+            return "not finite"
         return f"{answer:.6g}" if sure is None else f"{answer:g} ({sure:.0%})"
 
     def cells(self) -> tuple[Any, ...]:
         """Return the cells of `HEADERS`."""
-        shown = ", ".join(f"{value:.4g}" for value in self.input[:INPUTS_SHOWN])
+        shown = ", ".join("n/a" if value is None else f"{value:.4g}" for value in self.input[:INPUTS_SHOWN])
         rest = self.input_size - min(len(self.input), INPUTS_SHOWN)
         inputs = f"{shown}, … {rest} more" if rest else shown
         return self.prediction_id, self.row, f"{self.score:.3g}", self.told("stable"), self.told("new"), inputs
@@ -189,8 +191,9 @@ def _built(
     ]
 
 
-def _plain(value: Any) -> float:
-    return float("nan") if value is None else float(f"{float(value):.6g}")
+def _plain(value: Any) -> float | None:
+    """Return a number that JSON can hold, with six digits."""
+    return float(f"{float(value):.6g}") if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

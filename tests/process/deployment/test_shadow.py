@@ -75,7 +75,7 @@ def test_a_quietly_wrong_shadow_fails_with_the_rows_that_tell(deployed: Deployed
     for face in (panel.text(state), panel.html(state)):
         assert "where the two versions differ most" in face
         assert found.rows[0].prediction_id in face
-    with pytest.raises(Refused, match="no canary follows: the shadow .* is failed: disagreement"):
+    with pytest.raises(Refused, match=r"no canary follows: the shadow .* is failed: disagreement"):
         deployed.manager.promote("digits")
     until(lambda: deployed.store.get(Revision, f"{ENVIRONMENT}/digits/3").phase == "stopped")
 
