@@ -176,6 +176,8 @@ class Replica:
         try:
             problem = golden_answer(self.context, self.revision, self.socket)
         except MLCycleError as failure:
+            if not self._answers():
+                return  # it ended or hangs meanwhile: no answer is not a wrong one
             problem = str(failure)
         if problem:
             self.memory.refused = f"the golden batch is answered wrongly: {problem}"

@@ -20,7 +20,7 @@ from mlcycle_nb.deployment.records import (
     revision_id,
     share,
 )
-from mlcycle_nb.deployment.revisions import let_go, size_revision
+from mlcycle_nb.deployment.revisions import IDLE, let_go, size_revision
 from mlcycle_nb.deployment.rollout import (
     Abort,
     Action,
@@ -106,6 +106,8 @@ class RolloutController:
         if revision is None:
             return Seen()
         seen = self._context.store.observed(Revision, id)
+        if revision.phase in IDLE:
+            seen = {}  # what stopped an earlier attempt says nothing about the next
         if seen.get("attempt") != revision.attempt or seen.get("fence") != self._context.store.fence:
             seen = {}
         return Seen(

@@ -40,6 +40,19 @@ class TestFirstDeployment:
         assert world.served == {}
         assert world.alive["production/digits/1"] == set()
 
+    def test_what_failed_once_is_tried_again(self, world):
+        """A version whose replicas could not start is not refused for ever: the next deployment starts them anew."""
+        world.broken = {1}
+        world.deploy(1)
+        world.settle(30)
+        assert world.context.store.get(Revision, "production/digits/1").phase == "stopped"
+        world.broken = set()
+
+        rollout = world.deploy(1)
+        world.settle(20)
+
+        assert phase(world, rollout) == "completed"
+
     def test_there_is_nothing_to_roll_back_to(self, world):
         world.deploy(1)
         world.settle(20)
