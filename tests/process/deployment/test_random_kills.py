@@ -72,6 +72,8 @@ def one_rollout(deployed: Deployed, strategy: str, seed: int) -> tuple[Rollout, 
     """Run one rollout of the version that is not stable, with one kill in it."""
     chance = random.Random(seed)
     victim, delay = chance.choice(VICTIMS), chance.uniform(0.0, SECONDS[strategy])
+    early = chance.random() < 0.5  # counted from the order, when replicas start; else from when traffic moves
+    delay = delay if early else delay / 3
     stable = deployed.status().stable
     handle = deployed.deploy(
         3 - stable, strategy=strategy, warm="1s", **LIMITS.get(strategy, {"deadline": "30s"}), **OPTIONS[strategy]
@@ -79,6 +81,8 @@ def one_rollout(deployed: Deployed, strategy: str, seed: int) -> tuple[Rollout, 
     began, done, kills = time.monotonic(), threading.Event(), []
 
     def strike() -> None:
+        while not early and not done.is_set() and handle.record.phase == "preparing":
+            done.wait(0.02)
         done.wait(delay)
         while not done.is_set() and not kills:
             record = handle.record

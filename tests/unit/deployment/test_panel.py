@@ -91,11 +91,13 @@ class TestShadow:
     def shadow(self, world):
         world.deploy(1)
         world.settle(20)
+        world.rollouts.requests = 40
         record = world.deploy(2, strategy="shadow", duration="30s", compare=800)
         world.settle(6)
         metric = MetricVerdict(name="error rate", outcome=Outcome.PASSED, reason="error rate 0%", requests=50)
+        moment = "2026-01-01T00:00:00.000000Z"
         rows = [
-            {"prediction_id": f"p<{number}>", "row": 0, "time": "2026-01-01T00:00:00.000000Z", "score": 0.9 - number / 100,
+            {"prediction_id": f"p<{number}>", "row": 0, "time": moment, "score": 0.9 - number / 100,
              "stable": 3, "new": 5, "stable_confidence": 0.9, "new_confidence": 0.8, "input": [0.5, None],
              "input_size": 64}
             for number in range(20)
