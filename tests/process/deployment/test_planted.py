@@ -72,7 +72,13 @@ CASES = {
     "healthy": Case("healthy", "healthy", "completed", "", options={"interval": "1s", "watch": "latency"}),
     "5 % errors": Case("5 % errors", "errors", "rolled_back", "error rate"),
     "+20 % latency": Case(
-        "+20 % latency", "slower", "rolled_back", "latency", stable="steady", per_second=30.0, options={"watch": ""}
+        "+20 % latency",
+        "slower",
+        "rolled_back",
+        "latency",
+        stable="steady",
+        per_second=12.0,
+        options={"watch": (), "mirror": 0},
     ),
     "permuted labels": Case("permuted labels", "permuted", "rolled_back", "disagreement"),
     "constant output": Case("constant output", "constant", "rolled_back", "class 3", options={"mirror": 0}),
@@ -164,8 +170,8 @@ def test_a_shadow_with(deployed: Deployed, fault: str) -> None:
     slow = fault == "slower"
     plant(deployed, "steady" if slow else "healthy", fault)
     deployed.up(1, replicas=1)
-    watch = {"slower": "", "nan": "latency,disagreement,prediction-shift"}.get(fault, "latency")
-    with deployed.load(per_second=20 if slow else 120) as load:
+    watch = {"slower": (), "nan": "latency,disagreement,prediction-shift"}.get(fault, "latency")
+    with deployed.load(per_second=8 if slow else 120) as load:
         options = {"mirror": 100, "duration": "60s", "compare": 1500, "watch": watch}
         record: Rollout = deployed.deploy(2, strategy="shadow", replicas=1, **options).wait(100)
 
