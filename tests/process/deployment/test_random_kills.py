@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -126,14 +127,14 @@ def check_end(deployed: Deployed, strategy: str, before: int, record: Rollout) -
     until(settled, 45)
 
 
-def rollouts(deployed: Deployed, strategy: str, seeds: range) -> str:
-    """Run rollouts one after the other under one load; return what was measured."""
+def rollouts(deployed: Deployed, plan: Sequence[tuple[str, int]]) -> str:
+    """Run rollouts, strategy and seed of each, one after the other under one load; return what was measured."""
     deployed.up(1)
     ends: Counter[str] = Counter()
     victims: Counter[str] = Counter()
     with deployed.load(clients=3, per_second=60) as load:
         load.patience = PATIENCE_SECONDS
-        for seed in seeds:
+        for strategy, seed in plan:
             before = deployed.status().stable
             broken, failed = len(load.broken), len(load.failed)
             record, struck = one_rollout(deployed, strategy, seed)
@@ -148,16 +149,15 @@ def rollouts(deployed: Deployed, strategy: str, seeds: range) -> str:
     assert load.failed == []
     assert verify(deployed.store).intact
     return (
-        f"{strategy}: {len(seeds)} rollouts, {dict(ends)}, killed {dict(victims)}; {len(load.answers)} requests, "
+        f"{plan[0][0]}: {len(plan)} rollouts, {dict(ends)}, killed {dict(victims)}; {len(load.answers)} requests, "
         f"{len(load.failed)} failed, {len(load.broken)} attempts without a connection while the gateway was dead"
     )
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("strategy", "seed"), [("canary", 1001), ("shadow", 1016)])
-def test_a_kill_in_a_rollout(deployed: Deployed, strategy: str, seed: int) -> None:
+def test_a_kill_in_a_rollout(deployed: Deployed) -> None:
     """The short form: a gateway killed during a canary, the new version's replica during a shadow."""
-    print(rollouts(deployed, strategy, range(seed, seed + 1)))
+    print(rollouts(deployed, [("canary", 1001), ("shadow", 1016)]))
 
 
 @pytest.mark.faults
@@ -165,6 +165,6 @@ def test_a_kill_in_a_rollout(deployed: Deployed, strategy: str, seed: int) -> No
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_kill_in_each_rollout(deployed: Deployed, strategy: str, record_property) -> None:
     """No request fails, each rollout ends as planned or goes back, nothing is left behind."""
-    measured = rollouts(deployed, strategy, range(FIRST_SEED, FIRST_SEED + ROLLOUTS))
+    measured = rollouts(deployed, [(strategy, FIRST_SEED + number) for number in range(ROLLOUTS)])
     print(measured)
     record_property("measured", measured)

@@ -80,6 +80,7 @@ def test_a_quietly_wrong_shadow_fails_with_the_rows_that_tell(deployed: Deployed
     until(lambda: deployed.store.get(Revision, f"{ENVIRONMENT}/digits/3").phase == "stopped")
 
 
+@pytest.mark.faults
 def test_nobody_asks(deployed: Deployed) -> None:
     """Its time ends without a request: inconclusive, which is no pass."""
     deployed.up(1)
@@ -91,6 +92,7 @@ def test_nobody_asks(deployed: Deployed) -> None:
     assert "waiting for requests: 0/100" in record.reason
 
 
+@pytest.mark.faults
 def test_paused_and_aborted(deployed: Deployed) -> None:
     """A paused shadow outlives its time; an abort leaves stable as it was."""
     deployed.up(1)
