@@ -364,8 +364,8 @@ def test_copies_are_told_without_a_single_answer(tmp_path: Path) -> None:
     for told in ((5, 5), (7, 2)):
         log = writer(tmp_path, flush_seconds=0.01)
         log.copies = lambda told=told: told  # type: ignore[misc]
-        log.start()
         before = copy_totals(tmp_path, "dev", "digits", 7)
+        log.start()
         until(lambda before=before: copy_totals(tmp_path, "dev", "digits", 7) != before)  # type: ignore[misc]
         log.close()
 
