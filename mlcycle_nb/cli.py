@@ -32,7 +32,7 @@ _ROLLOUT_VERBS = {
     "pause": "keep the present weights",
     "resume": "go on with a paused rollout",
 }
-_ENDS_AS = {"promote": "completed", "abort": "aborted", "resume": "completed"}
+_ENDS_AS = {"promote": ("completed",), "abort": ("aborted",), "resume": ("completed", "compared")}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -327,7 +327,7 @@ def _rollout_verb(workspace: Workspace, args: argparse.Namespace) -> int:
     waits = getattr(args, "wait", False)
     record = handle.wait() if waits else handle.record
     _show_rollout(record, args)
-    return 0 if not waits or record.phase == _ENDS_AS[args.verb] else 1
+    return 0 if not waits or record.phase in _ENDS_AS[args.verb] else 1
 
 
 def _rollback(workspace: Workspace, args: argparse.Namespace) -> int:

@@ -212,10 +212,11 @@ def _deploy(
         wanted["min_requests"] = _number(wanted["min_requests"], "min_requests", int)
     force = _flag(options.get("force", False), "force")
     handle = workspace.deployment.deploy_model(str(reference), environment, force=force, **wanted)
-    canary = handle.record.strategy is DeploymentStrategy.CANARY and handle.record.base is not None
+    watched = (DeploymentStrategy.CANARY, DeploymentStrategy.SHADOW)  # they last as long as their traffic takes
+    canary = handle.record.strategy in watched and handle.record.base is not None
     if _flag(options.get("wait", not canary), "wait"):
         record = handle.wait(_number(options.get("timeout", _WAIT_SECONDS), "timeout", float))
-        if record.phase != "completed":
+        if record.phase not in ("completed", "compared"):
             raise MlflowException(f"{reference} {record.phase.replace('_', ' ')}: {record.reason}")
     return {**_described(workspace, name, environment), "flavor": flavor, "rollout": handle.id}
 

@@ -14,11 +14,17 @@ VALUE_TOLERANCE = 0.10
 
 
 def wrong_answers(
-    predictions: pa.Table, labels: pa.Table, class_names: tuple[str, ...], versions: tuple[int, int]
+    predictions: pa.Table,
+    labels: pa.Table,
+    class_names: tuple[str, ...],
+    versions: tuple[int, int],
+    *,
+    copied: int | None = None,
 ) -> dict[int, tuple[int, int]]:
     """Return, for each version, how many of its served answers have a label, and how many of these are wrong.
 
-    Copies do not count: only what callers were told. A label that is no class and no number counts for nobody.
+    Copies do not count, only what callers were told; but those of the version `copied` do: a shadow gives no other
+    answers. A label that is no class and no number counts for nobody.
     """
     found = dict.fromkeys(versions, (0, 0))
     if predictions.num_rows == 0 or labels.num_rows == 0:
@@ -28,7 +34,7 @@ def wrong_answers(
     classes = "label" in predictions.column_names
     columns = ("prediction_id", "row", "version", "mirrored", "label" if classes else "value")
     for key, row, version, mirrored, answer in zip(*(predictions[name].to_pylist() for name in columns), strict=True):
-        if mirrored or version not in found or (key, row) not in truth:
+        if (mirrored and version != copied) or version not in found or (key, row) not in truth:
             continue
         right = as_index(truth[key, row], class_names)
         if right != right:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import cattrs
 
 from mlcycle_nb.deployment.accuracy import wrong_answers
+from mlcycle_nb.deployment.disagreements import Disagreement, differ, pair, worst
 from mlcycle_nb.deployment.judgement import Judgement, MetricVerdict
 from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout, RolloutPolicy
 from mlcycle_nb.deployment.shift import ShiftTest, answers_of
@@ -33,8 +34,6 @@ SLOW_SHARE = 0.20
 BASELINE_REQUESTS = 20
 PAIR_LAG = timedelta(seconds=2)
 """Replicas write their predictions at least every half second; after this both sides of a pair are there."""
-VALUE_TOLERANCE = 0.05
-"""Two values agree when they differ by at most this share of the larger one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +53,8 @@ class AnalysisState:
     shift: ShiftTest | None = None
     accuracy: ErrorRateTest | None = None
     labels_until: str = ""  # file of labels that was counted last
+    copies: tuple[int, int] | None = None  # a shadow's: copied requests and failures that its replicas have told of
+    worst: tuple[Disagreement, ...] = ()  # the largest disagreements, a bounded number
     last_request: datetime | None = None  # of the new version
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +94,8 @@ class Baseline:
 
 def judged_metrics(record: Rollout) -> tuple[str, ...]:
     """Return which metrics a rollout has, as options name them."""
+    if record.strategy is DeploymentStrategy.SHADOW:
+        return ("error-rate", "latency", "disagreement", "prediction-shift", "accuracy")
     mirrored = record.policy.mirror > 0 and record.strategy is not DeploymentStrategy.ROLLING
     # After the switch of a blue-green deployment stable tells nobody anything to compare with.
     served_by_both = record.strategy is not DeploymentStrategy.BLUE_GREEN
@@ -211,7 +214,12 @@ def add_pairs(state: AnalysisState, record: Rollout, predictions: pa.Table, unti
     if state.disagreement is None:
         return state
     pairs, events = disagreements(predictions, stable=record.base, canary=record.target)
-    return replace(state, disagreement=state.disagreement.updated(requests=pairs, events=events))
+    state = replace(state, disagreement=state.disagreement.updated(requests=pairs, events=events))
+    if events and "input" in predictions.column_names:  # a simulation has no inputs
+        ever = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+        both = pair(predictions, stable=record.base, new=record.target, since=ever[0], until=ever[1])
+        return replace(state, worst=worst(state.worst, both))
+    return state
 
 
 def add_labels(
@@ -226,7 +234,8 @@ def add_labels(
     state = replace(state, labels_until=until)
     if state.accuracy is None or record.base is None:
         return state
-    found = wrong_answers(predictions, labels, class_names, (record.base, record.target))
+    copied = record.target if record.strategy is DeploymentStrategy.SHADOW else None
+    found = wrong_answers(predictions, labels, class_names, (record.base, record.target), copied=copied)
     accuracy = state.accuracy.updated(
         canary_requests=found[record.target][0],
         canary_errors=found[record.target][1],
@@ -251,14 +260,7 @@ def disagreements(predictions: pa.Table, *, stable: int, canary: int) -> tuple[i
     for position in np.flatnonzero(np.isin(versions, [stable, canary])):
         sides[int(versions[position])].setdefault(keys[position], answers[position])
     both = sides[stable].keys() & sides[canary].keys()
-    return len(both), sum(_differ(sides[stable][key], sides[canary][key]) for key in both)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    if isinstance(one, float) or isinstance(other, float):
-        scale = max(abs(one), abs(other))
-        return not abs(one - other) <= VALUE_TOLERANCE * scale  # written so that NaN differs from everything
-    return bool(one != other)
+    return len(both), sum(differ(sides[stable][key], sides[canary][key]) for key in both)
 
 
 def judge(state: AnalysisState, policy: RolloutPolicy) -> Judgement:

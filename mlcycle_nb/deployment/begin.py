@@ -19,6 +19,7 @@ from mlcycle_nb.deployment.records import (
     service_id,
 )
 from mlcycle_nb.deployment.revisions import IDLE
+from mlcycle_nb.deployment.shadow import NOTHING_TO_COMPARE
 from mlcycle_nb.errors import Conflict, Refused
 from mlcycle_nb.store import Transaction
 
@@ -66,6 +67,8 @@ def begin(context: Context, wish: Wish) -> Rollout:
         if not running and service.stable == wish.target:
             raise Refused(f"{wish.model}/{wish.target} is stable in {wish.environment} already", remedy="nothing to do")
         _refuse_another_runtime(transaction, wish)
+        if wish.strategy is DeploymentStrategy.SHADOW and service.stable is None:
+            raise Refused(f"{service.id}: {NOTHING_TO_COMPARE}", remedy="deploy a first version with another strategy")
         record = _record(transaction, wish, service, context.actor, now, number=len(earlier) + 1)
         if running:
             after = _supersede(transaction, running, context.actor, now)
@@ -157,7 +160,7 @@ def _supersede(transaction: Transaction, running: Sequence[Rollout], actor: str,
             transaction.update(one.moved(now, "aborted", why, reason=why), event="rollout.aborted", reason=why)
             continue
         holder = one.id
-        if one.phase != "aborting":
+        if one.phase not in ("aborting", "concluding"):
             leaving = one.moved(now, "aborting", why, reason=why, ends_as="aborted", resume_to="")
             transaction.update(leaving, event="rollout.aborting", reason=why)
     return holder

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 # By name: the records would load the database engine, and %load_ext has to feel instant.
-_FLAGS = {"canary": "canary", "blue_green": "blue-green", "rolling": "rolling", "all_at_once": "all-at-once"}
+_FLAGS = {
+    "canary": "canary",
+    "blue_green": "blue-green",
+    "rolling": "rolling",
+    "all_at_once": "all-at-once",
+    "shadow": "shadow",
+}
 
 
 _POLICY = (
-    *("steps", "interval", "min_requests", "mirror", "deadline", "warm"),
+    *("steps", "interval", "min_requests", "mirror", "deadline", "warm", "duration", "compare"),
     *("max_disagreement", "max_error_increase", "max_slowdown", "max_shift", "max_accuracy_loss"),
 )
 
@@ -44,11 +50,14 @@ class DeploymentMagics(StageMagics):
     @argument("--blue-green", action="store_true", help="start it beside the old one, switch at once, watch, keep both")
     @argument("--rolling", action="store_true", help="replace replica by replica")
     @argument("--all-at-once", action="store_true", help="switch when it is ready, judge nothing (default in dev)")
+    @argument("--shadow", action="store_true", help="copy requests to it, compare its answers, serve none of them")
     @argument("--strategy", metavar="NAME", help="the same by name")
     @argument("--steps", help="canary weights in percent (default 5,25,50,100)")
     @argument("--interval", help="how long each step is held at least (default 60s)")
     @argument("--min-requests", type=int, help="requests of the new version at each step (default 100)")
     @argument("--deadline", help="how long an undecided step is held at most, then it goes back (default 1h)")
+    @argument("--duration", help="how long a shadow compares at most (default 30m)")
+    @argument("--compare", type=int, metavar="N", help="a shadow ends after so many compared requests")
     @argument("--replicas", type=int, help="replicas of the new version (default 2)")
     @argument("--mirror", metavar="PERCENT", help="requests that both versions answer, to compare them (default 20)")
     @argument("--max-disagreement", metavar="SHARE", help="tolerated share of differing answers (default 0.1)")
@@ -101,7 +110,7 @@ class DeploymentMagics(StageMagics):
     @output_options
     @line_magic
     def promote(self, line: str) -> Any:
-        """Send all requests to the new version now."""
+        """Send all requests to the new version now; after a shadow that has passed, begin a canary."""
         return self._verb("promote", parse(self.promote, line))
 
     @magic_arguments("%abort")
@@ -145,6 +154,16 @@ class DeploymentMagics(StageMagics):
         model = args.model or self._only_model(args.env)
         handle = self.workspace.deployment.rollback_deployment(model, args.env, to=args.to, reason=args.reason)
         return self.follow(handle, args)
+
+    @magic_arguments("%disagreements")
+    @argument("rollout", nargs="?", help="rollout id or model; the one that runs, or the last shadow, when left out")
+    @argument("--env", default="", help="environment, when the model is rolled out in several")
+    @output_options
+    @line_magic
+    def disagreements(self, line: str) -> Any:
+        """Show the compared requests on which a rollout's two versions differ most."""
+        args = parse(self.disagreements, line)
+        return self.deliver(self.workspace.deployment.disagreements(args.rollout, environment=args.env), args)
 
     @magic_arguments("%consumer")
     @argument("verb", nargs="?", default="list", choices=["add", "list", "revoke"], help="add, list or revoke")

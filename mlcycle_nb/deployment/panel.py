@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.deployment.charts import error_points, series_chart, verdict_chart, weight_chart
-from mlcycle_nb.deployment.records import Rollout
+from mlcycle_nb.deployment.disagreements import HEADERS, Disagreement, rows_of
+from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout
 from mlcycle_nb.deployment.status import DeploymentStatus
 from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, table, text_table
 from mlcycle_nb.notebook.panel import Action, Panel
@@ -17,10 +18,17 @@ from mlcycle_nb.store.record import parse_time
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.service import ModelDeploymentManager
 
-_WORDS = {"preparing": "waiting", "queued": "waiting", "progressing": "running", "promoting": "running"}
+_WORDS = {
+    "preparing": "waiting",
+    "queued": "waiting",
+    "progressing": "running",
+    "promoting": "running",
+    "concluding": "running",
+}
 _TRAFFIC = ("version", "planned", "in force", "requests", "errors", "p50 ms", "p95 ms", "replicas")
 _VERDICTS = ("metric", "verdict", "estimate", "reason")
 EVENTS_SHOWN = 8
+DISAGREEMENTS_SHOWN = 8
 IDLE_SECONDS = 10.0
 
 
@@ -34,6 +42,7 @@ class RolloutState:
     step_requests: int
     points: tuple[Mapping[str, Any], ...]
     verdicts: tuple[Mapping[str, Any], ...]
+    disagreements: tuple[Disagreement, ...]
     problem: str
     idle_seconds: float | None  # since the new version's last request; None before the first
     now: datetime
@@ -67,6 +76,7 @@ class RolloutPanel(Panel[RolloutState]):
             step_requests=int(judgement.get("step_requests", 0)),
             points=tuple(point for point in points if point["version"] in (record.base, record.target)),
             verdicts=tuple(store.measurements(f"rollout:{self._id}", kind="verdict", limit=3000)),
+            disagreements=rows_of((seen.get("analysis") or {}).get("worst", ())),
             problem=str(seen.get("error", "")),
             idle_seconds=_seconds_since(judgement.get("last_request")),
             now=record.phase_since if record.ended else self._deployment.context.clock.now(),
@@ -86,12 +96,15 @@ class RolloutPanel(Panel[RolloutState]):
         lines += _indented(text_table(_TRAFFIC, self._traffic(state)))
         if state.metrics:
             lines += _indented(text_table(_VERDICTS, self._verdicts(state)))
+        if state.disagreements:
+            lines += ["  where the two versions differ most:"]
+            lines += _indented(text_table(HEADERS, _largest(state)))
         return "\n".join(lines)
 
     def html(self, state: RolloutState) -> str:
         """Return the same as tables, with the last events."""
         record = state.rollout
-        word = _WORDS.get(record.phase, record.phase)
+        word = record.verdict if record.ended and record.verdict else _WORDS.get(record.phase, record.phase)
         title = heading(f"{record.strategy} of {record.reference} to {record.environment}", word)
         facts = "".join(paragraph(line) for line in (record.place, *self._facts(state)))
         verdicts = [(name, badge(outcome), *rest) for name, outcome, *rest in self._verdicts(state)]
@@ -99,6 +112,8 @@ class RolloutPanel(Panel[RolloutState]):
         parts = [title, facts, table(_TRAFFIC, self._traffic(state), caption="traffic")]
         if verdicts:
             parts.append(table(_VERDICTS, verdicts, caption="analysis"))
+        if state.disagreements:
+            parts.append(table(HEADERS, _largest(state), caption="where the two versions differ most"))
         parts.append(table(("time", "event"), events, caption="events"))
         return "".join(parts)
 
@@ -106,11 +121,16 @@ class RolloutPanel(Panel[RolloutState]):
         """Return weights, latency, errors and disagreement over time."""
         if not state.points:
             return ()
-        charts = [
-            weight_chart(state.rollout, state.points, state.now),
-            series_chart(state.points, "p95_ms", title="latency, 95 of 100 answers", y_title="ms"),
-            series_chart(error_points(state.points), "error_percent", title="errors", y_title="% of requests"),
-        ]
+        shadow = state.rollout.strategy is DeploymentStrategy.SHADOW
+        charts = (
+            []
+            if shadow
+            else [
+                weight_chart(state.rollout, state.points, state.now),
+                series_chart(state.points, "p95_ms", title="latency, 95 of 100 answers", y_title="ms"),
+                series_chart(error_points(state.points), "error_percent", title="errors", y_title="% of requests"),
+            ]
+        )
         if any(row["name"] == "disagreement" and row["estimate"] is not None for row in state.verdicts):
             bound = state.rollout.policy.max_disagreement
             charts.append(
@@ -121,7 +141,7 @@ class RolloutPanel(Panel[RolloutState]):
     def actions(self, state: RolloutState) -> Sequence[Action]:
         """Return the verbs that make sense now."""
         verbs, phase, id = self._deployment, state.rollout.phase, self._id
-        if state.rollout.ended or phase == "aborting":
+        if state.rollout.ended or phase in ("aborting", "concluding"):
             return ()
         abort = Action("Abort", lambda: verbs.abort(id), "danger")
         promote = Action("Promote", lambda: verbs.promote(id), "success")
@@ -135,7 +155,12 @@ class RolloutPanel(Panel[RolloutState]):
     def _facts(self, state: RolloutState) -> list[str]:
         record = state.rollout
         facts = []
-        if record.phase == "progressing":
+        shadow = record.strategy is DeploymentStrategy.SHADOW
+        if shadow and record.phase in ("progressing", "paused"):
+            ends = f"{record.policy.deadline_seconds:g} s"
+            ends += f" or {record.policy.compared} requests" if record.policy.compared else ""
+            facts.append(f"{state.step_requests} copied requests compared; ends after {ends}")
+        elif record.phase == "progressing":
             facts.append(f"{state.step_requests} of {record.policy.min_requests} requests at this step")
         if record.phase == "progressing" and state.idle_seconds is not None and state.idle_seconds > IDLE_SECONDS:
             idle = f"{state.idle_seconds:.0f} s"
@@ -146,6 +171,8 @@ class RolloutPanel(Panel[RolloutState]):
             facts.append(f"trouble: {state.problem}")
         if record.ended:
             stable = state.status.stable
+            if record.verdict == "passed":
+                facts.append(f"%promote {record.id} begins a canary of it")
             facts.append("no version is stable" if stable is None else f"stable: {record.model}/{stable}")
         return facts
 
@@ -179,6 +206,10 @@ class RolloutPanel(Panel[RolloutState]):
             )
             for metric in state.metrics
         ]
+
+
+def _largest(state: RolloutState) -> list[tuple[Any, ...]]:
+    return [one.cells() for one in state.disagreements[:DISAGREEMENTS_SHOWN]]
 
 
 def _seconds_since(moment: str | None) -> float | None:

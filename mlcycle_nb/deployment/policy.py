@@ -12,6 +12,7 @@ from mlcycle_nb.errors import InvalidInput, did_you_mean
 from mlcycle_nb.references import parse_duration
 
 DEFAULT_STEPS = "5,25,50,100"
+DEFAULT_DURATION = "30m"
 METRICS = ("error-rate", "latency", "disagreement", "prediction-shift", "accuracy")
 _PERCENT = re.compile(r"\d{1,3}(?:\.\d{1,2})?")
 _CHOICES = tuple(s for s in DeploymentStrategy if s is not DeploymentStrategy.ROLLBACK)
@@ -104,25 +105,34 @@ def make_policy(
     optional: str | Sequence[str] = (),
     watch: str | Sequence[str] = (),
     warm: str | None = None,
+    duration: str | None = None,
+    compare: int | None = None,
 ) -> RolloutPolicy:
     """Return the policy of a rollout from what was asked for, with the strategy's own defaults for the rest."""
     canary = strategy is DeploymentStrategy.CANARY
     if steps is not None and not canary:
         raise InvalidInput(f"--steps belong to a canary, not to {strategy}", where="--steps")
+    shadow = strategy is DeploymentStrategy.SHADOW
+    _check_shadow(
+        strategy, shadow, {"interval": interval, "deadline": deadline}, {"duration": duration, "compare": compare}
+    )
     default = RolloutPolicy()
     quick = strategy in (DeploymentStrategy.ROLLING, DeploymentStrategy.ALL_AT_ONCE)
     length = parse_duration(interval or ("1s" if quick else "60s"), what="--interval")
     held = max(timedelta(hours=1), 10 * length) if deadline is None else parse_duration(deadline, what="--deadline")
-    if held <= length:
+    if shadow:
+        length = held = parse_duration(duration or DEFAULT_DURATION, what="--duration")
+    elif held <= length:
         raise InvalidInput("--deadline must be longer than --interval", value=deadline)
     may_fail, watched = _modes(default, require, optional, watch)
-    wanted = (100 if canary else 20) if min_requests is None else min_requests
+    wanted = (100 if canary or shadow else 20) if min_requests is None else min_requests
     return RolloutPolicy(
         steps=parse_steps(steps or DEFAULT_STEPS) if canary else (WHOLE,),
         interval_seconds=length.total_seconds(),
         min_requests=whole_number(wanted, what="--min-requests", low=1, high=10_000_000, zero="would judge on no data"),
         deadline_seconds=held.total_seconds(),
-        mirror=parse_percent("20" if mirror is None else mirror, what="--mirror"),
+        mirror=parse_percent("20" if mirror is None else mirror, what="--mirror", low=1.0 if shadow else 0.0),
+        compared=0 if compare is None else whole_number(compare, what="--compare", low=1, high=10_000_000),
         max_disagreement=parse_share(
             default.max_disagreement if max_disagreement is None else max_disagreement, what="--max-disagreement"
         ),
@@ -139,6 +149,15 @@ def make_policy(
         watched=watched,
         warm_seconds=parse_duration(warm or "5m", what="--warm").total_seconds(),
     )
+
+
+def _check_shadow(
+    strategy: DeploymentStrategy, shadow: bool, others: dict[str, object], own: dict[str, object]
+) -> None:
+    """Refuse times of steps for a shadow, which has none, and what only a shadow has for the others."""
+    for name in (name for name, value in (others if shadow else own).items() if value is not None):
+        remedy = "it ends after --duration or --compare" if shadow else "choose --shadow"
+        raise InvalidInput(f"--{name} does not belong to a {strategy} deployment", where=f"--{name}", remedy=remedy)
 
 
 def _modes(

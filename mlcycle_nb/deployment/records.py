@@ -23,6 +23,7 @@ class DeploymentStrategy(StrEnum):
     BLUE_GREEN = "blue-green"
     ROLLING = "rolling"
     ALL_AT_ONCE = "all-at-once"
+    SHADOW = "shadow"
     ROLLBACK = "rollback"
 
 
@@ -174,6 +175,7 @@ class RolloutPolicy:
     optional: tuple[str, ...] = ("prediction-shift", "accuracy")  # may send it back, need not be proven good
     watched: tuple[str, ...] = ()  # shown, and decide nothing
     alpha: float = 0.05
+    compared: int = 0  # a shadow ends after this many compared requests; 0 is only after its time
     start_seconds: float = 120.0
     warm_seconds: float = 300.0
 
@@ -187,7 +189,7 @@ class RolloutEvent:
     weight: int | None = None
 
 
-ENDED = ("completed", "aborted", "rolled_back")
+ENDED = ("completed", "compared", "aborted", "rolled_back")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +197,8 @@ class Rollout(Record):
     """One replacement of a service's stable version.
 
     Phases: queued, preparing, progressing, paused, promoting, completed; or aborting, then aborted (somebody
-    asked for it) or rolled_back (the analysis or the replicas did).
+    asked for it) or rolled_back (the analysis or the replicas did). A shadow replaces nothing: it goes from progressing
+    to concluding, then compared, with its verdict.
     """
 
     KIND: ClassVar[str] = "rollout"
@@ -216,6 +219,7 @@ class Rollout(Record):
     in_force_since: datetime | None = None  # the present step's weights are answered by
     resume_to: str = ""
     ends_as: str = ""  # of an aborting one
+    verdict: str = ""  # of a shadow that ran to its end: passed, failed or inconclusive
     reason: str = ""
     after: str = ""  # of a queued one: the rollout that has to end first
     alias_due: bool = False
@@ -258,6 +262,8 @@ class Rollout(Record):
     def place(self) -> str:
         """Where it stands: ``progressing, step 3/5``."""
         steps = len(self.policy.steps)
+        if self.strategy is DeploymentStrategy.SHADOW:
+            return f"{self.phase}, {self.verdict}" if self.verdict else self.phase
         where = "" if self.phase not in ("progressing", "paused") else f", step {min(self.step + 1, steps)}/{steps}"
         return f"{self.phase}{where}"
 

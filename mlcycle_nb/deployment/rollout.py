@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
+from mlcycle_nb.deployment import shadow
 from mlcycle_nb.deployment.judgement import Judgement
 from mlcycle_nb.deployment.records import (
     WHOLE,
@@ -17,6 +18,7 @@ from mlcycle_nb.deployment.records import (
     Split,
     Weight,
 )
+from mlcycle_nb.outcomes import Outcome
 
 BACK_PATIENCE_SECONDS = 30.0
 """How long a way back waits for all replicas of stable; then one has to do."""
@@ -74,7 +76,7 @@ class Route:
 
     split: Split
     mirror: Split
-    phase: Literal["progressing", "promoting", "aborting"]
+    phase: Literal["progressing", "promoting", "aborting", "concluding"]
     step: int
     text: str
 
@@ -93,6 +95,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Conclude:
+    """A shadow has its verdict: its copies end."""
+
+    verdict: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Complete:
     """The target becomes stable."""
 
@@ -107,7 +117,7 @@ class SetAlias:
     """The registry's alias of what serves production follows."""
 
 
-Action = Take | Size | Route | Settle | Abort | Complete | Finish | SetAlias
+Action = Take | Size | Route | Settle | Abort | Conclude | Complete | Finish | SetAlias
 
 
 def next_action(record: Rollout, seen: RolloutObservation, now: datetime) -> Action | None:
@@ -122,11 +132,12 @@ def next_action(record: Rollout, seen: RolloutObservation, now: datetime) -> Act
     if record.phase in ("progressing", "paused"):
         trouble = seen.target.problem or seen.judgement.failure
         if trouble:
-            return Abort(trouble)
+            told = record.strategy is DeploymentStrategy.SHADOW and not seen.target.problem
+            return Conclude(Outcome.FAILED, trouble) if told else Abort(trouble)
         return None if record.phase == "paused" else _progress(record, seen, now)
     if record.phase == "promoting":
         return _promote(record, seen)
-    if record.phase == "aborting":
+    if record.phase in ("aborting", "concluding"):
         return _go_back(record, seen, now)
     return SetAlias() if record.alias_due else None
 
@@ -139,6 +150,8 @@ def whole(version: int) -> Split:
 def step_split(record: Rollout, step: int) -> Split:
     """Return the split of a step: the target has its weight, stable the rest."""
     weight = record.policy.steps[step]
+    if record.strategy is DeploymentStrategy.SHADOW and record.base is not None:
+        return whole(record.base)  # its answers are never served
     if record.base is None or weight == WHOLE:
         return whole(record.target)
     return (Weight(record.base, WHOLE - weight), Weight(record.target, weight))
@@ -149,6 +162,8 @@ def step_mirror(record: Rollout, step: int) -> Split:
     share = record.policy.mirror
     if record.base is None or share == 0 or record.strategy is DeploymentStrategy.ROLLING:
         return ()
+    if record.strategy is DeploymentStrategy.SHADOW:
+        return (Weight(record.target, share),)  # stable answers every request anyway
     if record.policy.steps[step] == WHOLE:
         return (Weight(record.base, share),)
     return (Weight(record.base, share), Weight(record.target, share))
@@ -167,6 +182,8 @@ def _prepare(record: Rollout, seen: RolloutObservation, now: datetime) -> Action
     wanted = first_size(record)
     if seen.target.problem:
         return Abort(seen.target.problem)
+    if record.strategy is DeploymentStrategy.SHADOW and record.base in (None, record.target):
+        return Abort(shadow.NOTHING_TO_COMPARE)
     if seen.target.wanted < wanted:
         return Size(record.target, wanted)
     if not seen.target.serves(wanted):
@@ -177,8 +194,10 @@ def _prepare(record: Rollout, seen: RolloutObservation, now: datetime) -> Action
         DeploymentStrategy.CANARY,
         DeploymentStrategy.ROLLING,
         DeploymentStrategy.BLUE_GREEN,
+        DeploymentStrategy.SHADOW,
     )
-    at_once = record.strategy is not DeploymentStrategy.BLUE_GREEN and record.policy.steps[0] == WHOLE
+    in_one_step = (DeploymentStrategy.BLUE_GREEN, DeploymentStrategy.SHADOW)
+    at_once = record.strategy not in in_one_step and record.policy.steps[0] == WHOLE
     if record.base is None or not stepwise or at_once:
         return Route(whole(record.target), (), "promoting", record.step, f"all requests go to {record.reference}")
     return _to_step(record, 0)
@@ -186,18 +205,24 @@ def _prepare(record: Rollout, seen: RolloutObservation, now: datetime) -> Action
 
 def _to_step(record: Rollout, step: int) -> Route:
     weight = record.policy.steps[step]
+    if record.strategy is DeploymentStrategy.SHADOW:
+        copied = f"{record.policy.mirror / 100:g}% of the requests are copied to {record.reference}, which serves none"
+        return Route(step_split(record, step), step_mirror(record, step), "progressing", step, copied)
     text = f"step {step + 1}/{len(record.policy.steps)}: {weight / 100:g}% to {record.reference}"
     return Route(step_split(record, step), step_mirror(record, step), "progressing", step, text)
 
 
 def _progress(record: Rollout, seen: RolloutObservation, now: datetime) -> Action | None:
-    if seen.service.split != step_split(record, record.step):
+    if (seen.service.split, seen.service.mirror) != (step_split(record, record.step), step_mirror(record, record.step)):
         return _to_step(record, record.step)
     if not seen.settled:
         return None
     if record.in_force_since is None:
         return Settle()
     held = (now - record.in_force_since).total_seconds()
+    if record.strategy is DeploymentStrategy.SHADOW:
+        ended = shadow.conclusion(record, seen.judgement, held)
+        return None if ended is None else Conclude(*ended)
     if _replaces_one_by_one(record):
         return _replace_next(record, seen, held)
     hold = holding(record, seen.judgement, held)
@@ -269,10 +294,14 @@ def _go_back(record: Rollout, seen: RolloutObservation, now: datetime) -> Action
         waited = (now - record.phase_since).total_seconds()
         all_there = record.base is None or seen.base.serves(record.base_replicas)
         one_does = seen.base.serves(1) and waited > BACK_PATIENCE_SECONDS
-        if not all_there and not one_does and waited < record.policy.start_seconds:
+        moves = seen.service.split != back  # a shadow's end moves no request, so it waits for nobody
+        if moves and not all_there and not one_does and waited < record.policy.start_seconds:
             return None
         text = f"all requests go back to {record.model}/{record.base}" if back else "no version is left"
-        return Route(back, (), "aborting", record.step, text)
+        if record.strategy is DeploymentStrategy.SHADOW:
+            text = "no request is copied any more"
+        phase: Literal["aborting", "concluding"] = "concluding" if record.phase == "concluding" else "aborting"
+        return Route(back, (), phase, record.step, text)
     return Finish() if seen.settled else None
 
 

@@ -25,6 +25,7 @@ from mlcycle_nb.deployment.rollout import (
     Abort,
     Action,
     Complete,
+    Conclude,
     Finish,
     RolloutObservation,
     Route,
@@ -36,7 +37,9 @@ from mlcycle_nb.deployment.rollout import (
     is_settled,
     next_action,
 )
+from mlcycle_nb.deployment.shadow import concluded
 from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.serving.gateway import AccessLogReader
 from mlcycle_nb.store import Record, Transaction
 from mlcycle_nb.supervisor.crash import crash_point
@@ -53,6 +56,12 @@ SERIES_SECONDS = 1.0
 SERIES_KEPT = 3000
 BASELINE = timedelta(minutes=10)
 CHAMPION = "champion"
+_STEP_EVENTS = {
+    Take: "rollout.begun",
+    Settle: "rollout.in_force",
+    Abort: "rollout.aborting",
+    Conclude: "rollout.concluding",
+}
 
 
 class RolloutController:
@@ -116,7 +125,7 @@ class RolloutController:
         if record.phase not in ("progressing", "paused") or record.base is None:
             self._analyses.pop(record.id, None)
             return Judgement()
-        from mlcycle_nb.deployment import analysis
+        from mlcycle_nb.deployment import analysis, comparison
 
         store, now = self._context.store, time.monotonic()
         log = AccessLogReader(self._context.folder("gateway", record.environment))
@@ -141,14 +150,22 @@ class RolloutController:
         if now - memory.read_at >= READ_SECONDS:
             memory.read_at = now
             batch = log.read(state.position)
-            state = analysis.add_requests(state, record, batch.rows, batch.position)
+            if record.strategy is DeploymentStrategy.SHADOW:
+                copies = self._copies(record)
+                state = comparison.add_requests(state, record, batch.rows, batch.position, copies)
+            else:
+                state = analysis.add_requests(state, record, batch.rows, batch.position)
         paired = state.disagreement is not None or state.shift is not None
         if paired and now - memory.paired_at >= PAIR_SECONDS:
             memory.paired_at = now
             until = datetime.now(UTC) - analysis.PAIR_LAG
             if state.paired_until is None or until > state.paired_until:
-                table = self._predictions(record, state.paired_until, until)
-                state = analysis.add_pairs(state, record, table, until)
+                if record.strategy is DeploymentStrategy.SHADOW:
+                    table = self._predictions(record, *comparison.window(state, until))
+                    state = comparison.add_pairs(state, record, table, until)
+                else:
+                    table = self._predictions(record, state.paired_until, until)
+                    state = analysis.add_pairs(state, record, table, until)
                 state = self._with_labels(state, record, until)
         if state != memory.state:
             judgement = analysis.judge(state, record.policy)
@@ -173,6 +190,11 @@ class RolloutController:
         table = self._predictions(record, record.created_at.astimezone(UTC) - self._ahead(), until)
         assert labels is not None
         return analysis.add_labels(state, record, table, labels, self._class_names(record), new[-1])
+
+    def _copies(self, record: Rollout) -> tuple[int, int]:
+        from mlcycle_nb.serving.prediction_log import copy_totals
+
+        return copy_totals(self._context.folder("predictions"), record.environment, record.model, record.target)
 
     def _ahead(self) -> timedelta:
         """Return what the workspace's clock is ahead of the machine's, which stamps the predictions."""
@@ -240,7 +262,7 @@ class RolloutController:
                 self._step(transaction, action, record)
         crash_point(f"rollout.after_{type(action).__name__.lower()}")
 
-    def _step(self, transaction: Transaction, action: Take | Settle | Abort, record: Rollout) -> None:
+    def _step(self, transaction: Transaction, action: Take | Settle | Abort | Conclude, record: Rollout) -> None:
         now = self._context.clock.now()
         if isinstance(action, Take):
             service = transaction.get(Service, record.service_id)
@@ -249,11 +271,13 @@ class RolloutController:
             moved = record.moved(now, "preparing", "begins", **changes)
         elif isinstance(action, Settle):
             moved = replace(record.told(now, "the weights are in force"), in_force_since=now)
+        elif isinstance(action, Conclude):
+            moved = concluded(record, now, action.verdict, action.reason)
         else:
             text = f"goes back: {action.reason}"
             moved = record.moved(now, "aborting", text, reason=action.reason, ends_as=action.ends_as)
-        reason = action.reason if isinstance(action, Abort) else ""
-        event = {Take: "rollout.begun", Settle: "rollout.in_force", Abort: "rollout.aborting"}[type(action)]
+        reason = action.reason if isinstance(action, Abort | Conclude) else ""
+        event = _STEP_EVENTS[type(action)]
         transaction.update(moved, event=event, detail={"step": moved.step}, reason=reason)
 
     def _size(self, transaction: Transaction, action: Size, record: Rollout) -> None:
@@ -298,7 +322,9 @@ class RolloutController:
 
     def _finish(self, transaction: Transaction, record: Rollout) -> None:
         now = self._context.clock.now()
-        self._let_go(transaction, record, record.target, 0.0)
+        # A canary may follow a shadow that was good: then its replicas are there already.
+        warm = record.policy.warm_seconds if record.verdict == Outcome.PASSED else 0.0
+        self._let_go(transaction, record, record.target, warm)
         ends_as = record.ends_as or "aborted"
         text = "nothing was left behind" if record.base is None else f"{record.model}/{record.base} serves as before"
         transaction.update(

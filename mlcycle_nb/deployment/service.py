@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.deployment import consumers, routes, verbs
+from mlcycle_nb.deployment import consumers, following, routes, verbs
 from mlcycle_nb.deployment.begin import Wish, begin, declare_gateway, held
 from mlcycle_nb.deployment.consumers import ConsumerState, NewConsumer
 from mlcycle_nb.deployment.policy import make_policy, parse_strategy, whole_number
@@ -30,6 +30,7 @@ from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.references import ModelReference, check_name
 
 if TYPE_CHECKING:
+    from mlcycle_nb.deployment.disagreements import Disagreements
     from mlcycle_nb.deployment.panel import RolloutPanel
     from mlcycle_nb.deployment.simulation import Simulation
     from mlcycle_nb.deployment.traffic import Caller
@@ -108,6 +109,8 @@ class ModelDeploymentManager:
         optional: str | Sequence[str] = (),
         watch: str | Sequence[str] = (),
         warm: str | None = None,
+        duration: str | None = None,
+        compare: int | None = None,
         force: bool = False,
         reason: str = "",
         supersede: bool = False,
@@ -115,7 +118,8 @@ class ModelDeploymentManager:
     ) -> Handle[Rollout]:
         """Deploy a model version behind the gateway of an environment.
 
-        The first version of a service gets all requests once its replicas are ready, whatever the strategy.
+        The first version of a service gets all requests once its replicas are ready, whatever the strategy; a shadow
+        needs a stable version to compare with. A shadow's answers are never served, and stable stays at 100 %.
 
         Parameters
         ----------
@@ -135,6 +139,8 @@ class ModelDeploymentManager:
         require, optional, watch : str or sequence of str
             Metrics that must be shown to be good before all requests move; that can only send the version back; and
             that are shown and decide nothing. By default ``prediction-shift`` and ``accuracy`` are optional.
+        duration, compare : str, int
+            Of a shadow: it ends after this time (30m by default), or once so many copied requests were compared.
         warm : str
             How long the old version's replicas are kept after the switch.
         force, reason : bool, str
@@ -176,6 +182,8 @@ class ModelDeploymentManager:
             optional=optional,
             watch=watch,
             warm=warm,
+            duration=duration,
+            compare=compare,
         )
         if chosen is DeploymentStrategy.ROLLING:
             policy = replace(policy, steps=tuple(WHOLE * done // wanted for done in range(1, wanted + 1)))
@@ -255,7 +263,8 @@ class ModelDeploymentManager:
         environment = self._check_environment(environment)
         service = self._service(model, environment)
         running = self._running(service.id)
-        if running is not None and to is None and running.strategy is not DeploymentStrategy.ROLLBACK:
+        moves_nothing = (DeploymentStrategy.ROLLBACK, DeploymentStrategy.SHADOW)
+        if running is not None and to is None and running.strategy not in moves_nothing:
             return self.abort(running.id, reason=reason or "rolled back by hand")
         target = service.rollback_target if to is None else to
         if target is None:
@@ -296,7 +305,24 @@ class ModelDeploymentManager:
         return self._begin(wish)
 
     def promote(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
-        """Send all requests to the new version now, without waiting for the remaining steps."""
+        """Send all requests to the new version now, without waiting for the remaining steps.
+
+        Of a shadow that has passed, running or ended last: begin a canary of its version, which tolerates the same.
+
+        Raises
+        ------
+        Refused
+            When it is too early or too late; or, of a shadow, why no canary follows.
+        """
+        try:
+            record = verbs.find_rollout(self.context, rollout, environment)
+        except NotFound:
+            ended = verbs.find_shadow(self.context, rollout, environment)
+            if ended is None:
+                raise
+            record = ended
+        if record.strategy is DeploymentStrategy.SHADOW:
+            return self._follow_shadow(record, reason)
         return self._change(verbs.promote, rollout, environment, reason)
 
     def abort(self, rollout: str | None = None, *, environment: str = "", reason: str = "") -> Handle[Rollout]:
@@ -327,6 +353,27 @@ class ModelDeploymentManager:
             panel,
             sustain=self.context.revive_supervisor,
         )
+
+    def disagreements(self, rollout: str | None = None, *, environment: str = "") -> Disagreements:
+        """Return the compared requests on which a rollout's two versions differ most, the largest first.
+
+        Parameters
+        ----------
+        rollout : str, optional
+            A rollout's id, or the model that is rolled out; the only rollout, or the last shadow, when left out.
+        """
+        from mlcycle_nb.deployment.disagreements import Disagreements, rows_of
+
+        try:
+            record = verbs.find_rollout(self.context, rollout, environment)
+        except NotFound:
+            ended = verbs.find_shadow(self.context, rollout, environment)
+            if ended is None:
+                raise
+            record = ended
+        analysis = self.context.store.observed(Rollout, record.id).get("analysis") or {}
+        rows = rows_of(analysis.get("worst", ()))
+        return Disagreements(record.id, f"{record.model}/{record.base}", record.reference, rows)
 
     def rollouts(self, model: str | None = None, environment: str = "production") -> list[Rollout]:
         """Return rollouts, newest first."""
@@ -502,6 +549,20 @@ class ModelDeploymentManager:
         changed = verbs.change_rollout(self.context, record, change, reason)
         self.context.ensure_supervisor()
         return self.rollout(changed.id)
+
+    def _follow_shadow(self, record: Rollout, reason: str) -> Handle[Rollout]:
+        following.check_shadow(self.context, record)
+        version = self._resolve(record.reference)
+        self._pass_gates(version, record.environment, force=False, reason=reason)  # before the shadow is ended for it
+        following.conclude(self.context, record, reason)
+        return self.deploy_model(
+            record.reference,
+            record.environment,
+            DeploymentStrategy.CANARY,
+            reason=reason or f"follows the shadow {record.id}",
+            supersede=not record.ended,
+            **following.canary_options(record),
+        )
 
     def _ensure_gateway(self, environment: str) -> None:
         if self.context.store.maybe(Gateway, environment) is None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.deployment.records import Rollout
+from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout
+from mlcycle_nb.deployment.shadow import concluded
 from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused
+from mlcycle_nb.outcomes import Outcome
 
 _TRIES = 8
 Change = Callable[[Rollout, datetime, str], Rollout]
@@ -32,6 +34,8 @@ def abort(record: Rollout, now: datetime, reason: str) -> Rollout:
     why = reason or "aborted by hand"
     if record.phase == "aborting":
         return record
+    if record.phase == "concluding":
+        raise Refused(f"rollout {record.id} is {record.phase} already: its copies end", remedy="wait a moment")
     if record.phase == "queued":
         return record.moved(now, "aborted", why, reason=why)
     return record.moved(now, "aborting", why, reason=why, ends_as="aborted", resume_to="")
@@ -53,7 +57,20 @@ def resume(record: Rollout, now: datetime, reason: str) -> Rollout:
     return record.moved(now, record.resume_to, "resumed", resume_to="", in_force_since=None)
 
 
-_EVENTS: dict[Change, str] = {promote: "promoted_by_hand", abort: "aborting", pause: "paused", resume: "resumed"}
+def conclude(record: Rollout, now: datetime, reason: str) -> Rollout:
+    """End a shadow as passed, before its time."""
+    if record.phase not in ("progressing", "paused"):
+        raise Refused(f"the shadow {record.id} is {record.phase}", remedy="wait until it has compared something")
+    return concluded(record, now, Outcome.PASSED, f"promoted by hand{f': {reason}' if reason else ''}")
+
+
+_EVENTS: dict[Change, str] = {
+    promote: "promoted_by_hand",
+    abort: "aborting",
+    pause: "paused",
+    resume: "resumed",
+    conclude: "concluding",
+}
 
 
 def change_rollout(context: Context, record: Rollout, change: Change, reason: str) -> Rollout:
@@ -71,6 +88,21 @@ def change_rollout(context: Context, record: Rollout, change: Change, reason: st
             time.sleep(0.02)  # the supervisor was first: read what it made of it
             record = context.store.get(Rollout, record.id)
     raise Conflict(f"rollout {record.id} changes all the time", remedy="try again")
+
+
+def find_shadow(context: Context, text: str | None, environment: str) -> Rollout | None:
+    """Return the shadow that was the last rollout of the service that a text names, or of the only one."""
+    newest: dict[str, Rollout] = {}
+    for one in context.store.find(Rollout):
+        newest.setdefault(one.service_id, one)
+    found = [
+        one
+        for one in newest.values()
+        if one.strategy is DeploymentStrategy.SHADOW
+        and (not text or text in (one.service_id, one.model, one.reference))
+        and (not environment or one.environment == environment)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def find_rollout(context: Context, text: str | None, environment: str) -> Rollout:

@@ -146,6 +146,7 @@ class WorkspaceEvidence:
         remedy = f"%deploy {lifecycle.reference} --env {lifecycle.environment}"
         found = self._context.store.find(Rollout, name=service_id)
         mine = [r for r in found if r.target == lifecycle.model_version and r.digest == lifecycle.package_digest]
+        mine = [r for r in mine if r.strategy != "shadow"]  # compared, never served: no deployment
         if not mine:
             problem = f"{lifecycle.reference} has not been deployed to {lifecycle.environment}"
             return _closed(stages.ROLLOUT, "none", problem, remedy, {}, Outcome.INCONCLUSIVE)

@@ -41,6 +41,7 @@ MARKS = {
     "succeeded": ("✓", GREEN),
     "completed": ("✓", GREEN),
     "finished": ("✓", GREEN),
+    "compared": ("✓", GREEN),
     "promoted": ("✓", GREEN),
     "firing": ("!", RED),
     "resolved": ("✓", GREEN),

@@ -74,6 +74,8 @@ class ReplicaApp:
         self.counters = Counters(model=model, version=version, environment=environment)
         self.log = log
         self.draining = False
+        if log is not None:
+            log.copies = self.counters.copies
         takes = InputContract(package.signature.inputs[0], package.feature_names, self.limits.rows)
         self.batcher = Batcher(
             runtime,
@@ -124,6 +126,7 @@ class ReplicaApp:
             return
         started = time.perf_counter()
         prediction_id = b""
+        call: Call | None = None
         try:
             route = self._routes.get(scope["raw_path"])
             if route is None:
@@ -142,16 +145,20 @@ class ReplicaApp:
             answer = [_JSON_TYPE, self._version_header, (b"x-prediction-id", prediction_id)]
             if kind is _INFER:
                 request = self._oip.read(body, headers.get(b"inference-header-content-length"))
-                batch, first = await self.batcher.submit(self._call(request.array, headers, prediction_id, started))
+                call = self._call(request.array, headers, prediction_id, started)
+                batch, first = await self.batcher.submit(call)
                 content, length = self._oip.write(request, batch, first)
                 if length is not None:
                     answer[0] = (b"content-type", b"application/octet-stream")
                     answer.append((b"inference-header-content-length", b"%d" % length))
             else:
                 scoring = self._scoring.read(body)
-                batch, first = await self.batcher.submit(self._call(scoring.array, headers, prediction_id, started))
+                call = self._call(scoring.array, headers, prediction_id, started)
+                batch, first = await self.batcher.submit(call)
                 content = self._scoring.write(scoring, batch, first)
         except Problem as problem:
+            if call is not None and call.mirrored and problem.status >= 500:
+                self.counters.mirrored_failures += 1
             await self._refuse(problem, prediction_id, scope, send)
             return
         counters = self.counters

@@ -48,6 +48,7 @@ class Counters:
         self.refusals: dict[str, int] = {}
         self.rows = 0
         self.mirrored_requests = 0
+        self.mirrored_failures = 0
         self.output_invalid = 0
         self.model_errors = 0
         self.model_seconds = 0.0
@@ -61,6 +62,10 @@ class Counters:
     def refuse(self, reason: str) -> None:
         """Count one problem by its reason."""
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+    def copies(self) -> tuple[int, int]:
+        """Return mirrored requests, and those of them that got no answer from the model."""
+        return self.mirrored_requests, self.mirrored_failures
 
     def text(self, queued_rows: int, log: PredictionLogWriter | None) -> bytes:
         """Return everything in the Prometheus text format."""
@@ -78,6 +83,12 @@ class Counters:
         for name, kind, text, value in (
             ("mlcycle_replica_rows_total", "counter", "Rows predicted.", self.rows),
             ("mlcycle_replica_mirrored_requests_total", "counter", "Mirrored requests.", self.mirrored_requests),
+            (
+                "mlcycle_replica_mirrored_failures_total",
+                "counter",
+                "Of these, without an answer.",
+                self.mirrored_failures,
+            ),
             ("mlcycle_replica_output_invalid_total", "counter", "Answers refused as unusable.", self.output_invalid),
             ("mlcycle_replica_model_errors_total", "counter", "Batches in which the model failed.", self.model_errors),
             ("mlcycle_replica_model_seconds_total", "counter", "Time in the model.", f"{self.model_seconds:.6f}"),

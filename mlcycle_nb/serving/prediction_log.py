@@ -21,10 +21,10 @@ from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.files import private_folder, write_atomically
 from mlcycle_nb.serving import prediction_segments as segments
 from mlcycle_nb.serving.batching import Call
-from mlcycle_nb.serving.prediction_reader import log_totals, read_predictions
+from mlcycle_nb.serving.prediction_reader import copy_totals, log_totals, read_predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mlcycle_nb.serving.batching import Batch
 
-__all__ = ["LoggedBatch", "PredictionLogWriter", "log_totals", "read_predictions"]
+__all__ = ["LoggedBatch", "PredictionLogWriter", "copy_totals", "log_totals", "read_predictions"]
 
 FLUSH_SECONDS = 0.5
 COMPACT_SECONDS = 30.0
@@ -102,6 +102,8 @@ class PredictionLogWriter:
         self._thread: threading.Thread | None = None
         self._last_error = ""
         self._merged_at = 0
+        self.copies: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._told_copies = (0, 0)
         self._stats_name = f"stats-{os.getpid()}-{time.time_ns()}.json"
 
     @property
@@ -179,6 +181,7 @@ class PredictionLogWriter:
             self._taken[1] += batch.inputs.nbytes
             batches.append(batch)
         if not batches:
+            self._tell_copies()
             return
         kept = batches if self._sample_bound >= 2**32 else [self._sampled(batch) for batch in batches]
         rows = sum(len(batch.inputs) for batch in kept)
@@ -195,6 +198,16 @@ class PredictionLogWriter:
             self._lost_rows += rows
             self._last_error = str(failure)[:200]
 
+    def _tell_copies(self) -> None:
+        """Write the counts when there are copies but no answer: a version that fails on all of them is heard too."""
+        if self.copies() == self._told_copies:
+            return
+        try:
+            private_folder(self.folder)
+            self._write_stats()
+        except (OSError, MLCycleError) as failure:
+            self._last_error = str(failure)[:200]
+
     def _sampled(self, batch: LoggedBatch) -> LoggedBatch:
         import numpy as np
 
@@ -205,16 +218,20 @@ class PredictionLogWriter:
         return LoggedBatch(batch.time_ns, calls, batch.inputs[mask], outputs)
 
     def _write_stats(self) -> None:
+        copies = self.copies()
         form: dict[str, Any] = {
             "pid": os.getpid(),
             "written_rows": self.written_rows,
             "dropped_rows": self.dropped_rows,
             "write_errors": self.write_errors,
             "segments": self.segments,
+            "mirrored_requests": copies[0],
+            "mirrored_failures": copies[1],
             "last_error": self._last_error,
             "flushed_at_ns": time.time_ns(),
         }
         write_atomically(self.folder / self._stats_name, json.dumps(form), durable=False)
+        self._told_copies = copies
 
     def _compact(self) -> None:
         # In a process of its own, with low priority: merging would cost the replica memory and its event loop time.

@@ -65,8 +65,24 @@ def read_predictions(
 
 def log_totals(folder_root: Path, environment: str, model: str, version: int) -> dict[str, int]:
     """Return rows written and dropped, and write errors, summed over all replicas a version ever had."""
+    return _totals(
+        folder_root, environment, model, version, ("written_rows", "dropped_rows", "write_errors", "segments")
+    )
+
+
+def copy_totals(folder_root: Path, environment: str, model: str, version: int) -> tuple[int, int]:
+    """Return mirrored requests and their failures, summed over all replicas a version ever had.
+
+    Each replica writes its counts at least twice a second, so a killed one takes at most its last half second of
+    requests and failures with it, both alike.
+    """
+    counts = _totals(folder_root, environment, model, version, ("mirrored_requests", "mirrored_failures"))
+    return counts["mirrored_requests"], counts["mirrored_failures"]
+
+
+def _totals(folder_root: Path, environment: str, model: str, version: int, names: tuple[str, ...]) -> dict[str, int]:
     folder = folder_root / check_name(environment, "environment") / check_name(model, "model") / f"v{int(version)}"
-    totals = {"written_rows": 0, "dropped_rows": 0, "write_errors": 0, "segments": 0}
+    totals = dict.fromkeys(names, 0)
     for path in folder.glob("stats-*.json"):
         try:
             form = json.loads(path.read_text())

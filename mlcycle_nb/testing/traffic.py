@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlcycle_nb.serving.client import ServingClient
 
+RETRY_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -45,6 +47,16 @@ class Traffic:
         Requests a second over all clients at most; unlimited by default.
     version : int, optional
         Call this version's own route instead of the default one.
+    patience : float
+        Seconds for which a request is sent again when there is no connection, or it breaks: what a client of a gateway
+        on one host has to do while that gateway itself starts again. An answer, whatever its status, is final.
+
+    Attributes
+    ----------
+    answers : list of Answer
+        One for each request, in the order in which they ended.
+    broken : list of float
+        When (``time.monotonic``) an attempt met no connection, or a broken one.
     """
 
     url: str
@@ -54,7 +66,9 @@ class Traffic:
     concurrency: int = 4
     per_second: float | None = None
     version: int | None = None
+    patience: float = 0.0
     answers: list[Answer] = field(default_factory=list)
+    broken: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -141,10 +155,16 @@ class Traffic:
 
         body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, len(row)], "data": row}]}
         began = time.perf_counter()
-        try:
-            answer = client.post(path, content=json.dumps(body))
-        except httpx.HTTPError as failure:
-            return Answer(type(failure).__name__, "", 0, (time.perf_counter() - began) * 1e3)
+        while True:
+            try:
+                answer = client.post(path, content=json.dumps(body))
+                break
+            except httpx.HTTPError as failure:
+                self.broken.append(time.monotonic())
+                waited = time.perf_counter() - began
+                if waited >= self.patience:
+                    return Answer(type(failure).__name__, "", 0, waited * 1e3)
+                time.sleep(RETRY_SECONDS)
         label = None
         if answer.status_code == 200:
             outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}

@@ -30,7 +30,7 @@ SERVICES = {
     "training.service:TrainingManager": "train_model train_script search",
     "validation.service:ModelValidator": "validate_model latest_verdict is_valid_for",
     "deployment.service:ModelDeploymentManager": (
-        "deploy_model rollback_deployment promote abort pause resume status client add_consumer"
+        "deploy_model rollback_deployment promote abort pause resume status client add_consumer disagreements"
     ),
     "monitoring.service:ModelMonitor": "start_monitoring alerts",
     "retirement.service:ModelRetirementManager": "plan_retirement execute_retirement",

@@ -20,7 +20,7 @@ from mlcycle_nb.errors import EngineError, InvalidInput, NotFound
 from mlcycle_nb.packages import Package, PackageStore, build_package
 from mlcycle_nb.packages.signing import public_key_hex
 from mlcycle_nb.serving.client import ServingClient
-from mlcycle_nb.serving.prediction_log import log_totals, read_predictions
+from mlcycle_nb.serving.prediction_log import copy_totals, log_totals, read_predictions
 
 from .conftest import Replica, Starter
 
@@ -191,6 +191,7 @@ class TestLife:
         assert set(served["consumer"].to_pylist()) == {"shop"}
         assert mirrored["prediction_id"].to_pylist() == ["m1"]
         assert log_totals(replica.predictions, "dev", "digits", 7)["written_rows"] == 101
+        assert copy_totals(replica.predictions, "dev", "digits", 7) == (1, 0)
 
     def test_sigterm_answers_what_is_in_hand(self, start_replica: Starter, package: Package) -> None:
         """Under load, SIGTERM cuts no request that was sent before its connection was closed."""

@@ -156,7 +156,8 @@ class World:
             self.turn()
 
     def deploy(self, version: int, **options: object) -> Rollout:
-        options = {"interval": "2s", "environment": "production", **options}
+        usual = {"duration": "6s"} if options.get("strategy") == "shadow" else {"interval": "2s"}
+        options = {**usual, "environment": "production", **options}
         return self.deployment.deploy_model(f"digits/{version}", **options).record
 
     def service(self) -> Service:

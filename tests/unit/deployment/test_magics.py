@@ -112,6 +112,19 @@ class TestDeploy:
     def test_strategies(self, magics, line, strategy):
         assert magics.deploy(f"{line} --no-wait").record.strategy == strategy
 
+    def test_a_shadow_and_its_disagreements(self, world, magics):
+        world.deploy(1)
+        world.settle(20)
+        handle = magics.deploy(
+            "digits/2 --env production --shadow --mirror 10% --duration 2m --compare 500 --max-shift 5% --no-wait"
+        )
+        policy = handle.record.policy
+
+        assert handle.record.strategy is DeploymentStrategy.SHADOW
+        assert (policy.mirror, policy.deadline_seconds, policy.compared) == (1000, 120.0, 500)
+        assert len(magics.disagreements("digits")) == 0
+        assert magics.disagreements("--env production").rollout == handle.id
+
     def test_into_binds_the_handle(self, magics):
         magics.deploy("digits/1 --no-wait --into rollout --quiet")
         assert magics.shell.user_ns["rollout"].id == "dev/digits/r1"

@@ -84,6 +84,57 @@ class TestFaces:
         assert status.to_dict()["revisions"][1]["requests"] == 15
 
 
+class TestShadow:
+    """A shadow has no weights to show, and rows on which it differs."""
+
+    @pytest.fixture
+    def shadow(self, world):
+        world.deploy(1)
+        world.settle(20)
+        world.rollouts.requests = 40
+        record = world.deploy(2, strategy="shadow", duration="30s", compare=800)
+        world.settle(6)
+        metric = MetricVerdict(name="error rate", outcome=Outcome.PASSED, reason="error rate 0%", requests=50)
+        moment = "2026-01-01T00:00:00.000000Z"
+        rows = [
+            {"prediction_id": f"p<{number}>", "row": 0, "time": moment, "score": 0.9 - number / 100,
+             "stable": 3, "new": 5, "stable_confidence": 0.9, "new_confidence": 0.8, "input": [0.5, None],
+             "input_size": 64}
+            for number in range(20)
+        ]  # fmt: skip
+        world.context.store.observe(
+            Rollout, record.id, judgement=Judgement(metrics=(metric,), step_requests=40), analysis={"worst": rows}
+        )
+        return RolloutPanel(world.deployment, record.id)
+
+    def test_faces_have_the_largest_disagreements(self, shadow):
+        text, html = repr(shadow), shadow.to_html()
+
+        assert "shadow of digits/2 to production: progressing" in text
+        assert "40 copied requests compared; ends after 30 s or 800 requests" in text
+        for face in (text, html):
+            assert "where the two versions differ most" in face
+            assert "5 (80%)" in face
+            assert "0.5, n/a, … 62 more" in face
+        assert "p<0>" in text
+        assert "p<7>" in text
+        assert "p<8>" not in text, "the panel shows a few, %disagreements all"
+        assert "p&lt;0&gt;" in html
+        assert "requests to digits/2: planned" not in html
+
+    def test_its_end_says_what_may_follow(self, world, shadow):
+        labels = [action.label for action in shadow.actions(shadow.snapshot())]
+        assert labels == ["Promote", "Pause", "Abort"]
+        world.settle(40)
+
+        assert "compared, passed" in repr(shadow)
+        assert "%promote production/digits/r2 begins a canary of it" in repr(shadow)
+        assert shadow.actions(shadow.snapshot()) == ()
+
+    def test_all_rows_are_in_the_frame(self, world, shadow):
+        assert len(world.deployment.disagreements("digits").to_frame()) == 20
+
+
 class TestCharts:
     """Charts hold what was measured, and no more than fits."""
 

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from mlcycle_nb.deployment import replicas
 from mlcycle_nb.deployment.gateway_controller import GatewayObservation
 from mlcycle_nb.deployment.gateway_controller import next_action as gateway_action
 from mlcycle_nb.deployment.keys import ConsumerKeys, key_digest
 from mlcycle_nb.deployment.plan import make_plan
 from mlcycle_nb.deployment.records import WHOLE, Consumer, Gateway, PinnedRoute, Revision, Service, Weight
+from mlcycle_nb.deployment.replicas import Replica, ReplicaMemory
 from mlcycle_nb.deployment.revision_controller import Move, ReplicaSeen, RevisionObservation, Start, Stop
 from mlcycle_nb.deployment.revision_controller import next_action as revision_action
-from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.errors import EngineError, InvalidInput
 from mlcycle_nb.serving.gateway import GatewayPlan
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,6 +34,30 @@ def seen(*replicas: ReplicaSeen, **other) -> RevisionObservation:
 
 def replica(index: int, **state) -> ReplicaSeen:
     return ReplicaSeen(index=index, **{"alive": True, "ready": True, "routed": True, **state})
+
+
+class TestGolden:
+    """The test that each new process has to pass."""
+
+    @pytest.mark.parametrize(("lives", "refused"), [(True, "the golden batch is answered wrongly: MLC"), (False, "")])
+    def test_no_answer_is_a_wrong_one_only_from_a_process_that_lives(self, context, monkeypatch, lives, refused):
+        """A replica that is killed in the middle of its test is started again, as at any other moment."""
+        replica = Replica(context, STARTING, 0, ReplicaMemory())
+        answers = [True, lives]
+        monkeypatch.setattr(replica, "_answers", lambda: answers.pop(0))
+        replica.socket.parent.mkdir(parents=True, exist_ok=True)
+        replica.socket.touch()
+
+        def broken(*_: object) -> str:
+            raise EngineError("cannot be reached: [Errno 111] Connection refused")
+
+        monkeypatch.setattr(replicas, "golden_answer", broken)
+        replica._try_golden()
+
+        assert replica.memory.refused.startswith(refused)
+        assert bool(replica.memory.refused) == bool(refused)
+        assert not replica.memory.golden
+        replica.socket.unlink()
 
 
 DEAD = {"alive": False, "ready": False}

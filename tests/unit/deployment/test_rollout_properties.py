@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlcycle_nb.context import open_context
 from mlcycle_nb.deployment.records import WHOLE, Revision, Rollout, share
-from mlcycle_nb.deployment.rollout import step_split
+from mlcycle_nb.deployment.rollout import step_split, whole
 from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.settings import load_settings
@@ -21,7 +21,7 @@ from mlcycle_nb.testing import FakeClock
 from .conftest import Manager, ScriptedGates, ScriptedRegistry, World
 
 REFUSALS = (Conflict, Refused, NotFound, InvalidInput)
-STRATEGIES = ("canary", "blue-green", "rolling", "all-at-once")
+STRATEGIES = ("canary", "blue-green", "rolling", "all-at-once", "shadow")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ def check(world: World) -> None:
         allowed |= {step_split(rollout, len(rollout.policy.steps) - 1), ()}
         back = {service.split} if share(service.split, rollout.base) == WHOLE else set()
         assert service.split in allowed | back, "a weight outside the plan"
+        if rollout.strategy == "shadow":
+            assert service.split == whole(service.stable), "a shadow moved requests"
+            assert {one.version for one in service.mirror} <= {rollout.target}, "copies of a shadow go elsewhere"
     elif service.stable is not None:
         assert weights == {service.stable: WHOLE}
+        assert service.mirror == (), "copies without a rollout"
     for version, weight in world.served.get("digits", {}).items():
         assert not weight or world.alive.get(f"production/digits/{version}"), "the gateway sends requests to nobody"
 
@@ -71,7 +75,8 @@ def check(world: World) -> None:
 def act(world: World, step: Step) -> None:
     deployment = world.deployment
     if step.verb == "deploy":
-        world.deploy(step.version, strategy=step.strategy, supersede=step.supersede, deadline="40s", warm="5s")
+        limit = {"duration": "20s"} if step.strategy == "shadow" else {"deadline": "40s"}
+        world.deploy(step.version, strategy=step.strategy, supersede=step.supersede, warm="5s", **limit)
     elif step.verb == "rollback":
         deployment.rollback_deployment("digits")
     elif step.verb in ("promote", "abort", "pause", "resume"):

@@ -22,7 +22,7 @@ from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.serving import prediction_compaction
 from mlcycle_nb.serving.batching import Batch, Call
 from mlcycle_nb.serving.prediction_compaction import Retention, compact
-from mlcycle_nb.serving.prediction_log import PredictionLogWriter, log_totals, read_predictions
+from mlcycle_nb.serving.prediction_log import PredictionLogWriter, copy_totals, log_totals, read_predictions
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -357,6 +357,21 @@ class TestCompaction:
 
         assert log.write_errors == 0
         assert len(self.ids(tmp_path)) == 24
+
+
+def test_copies_are_told_without_a_single_answer(tmp_path: Path) -> None:
+    """A version that fails on every copy logs no prediction; its failures are heard all the same, over all replicas."""
+    for told in ((5, 5), (7, 2)):
+        log = writer(tmp_path, flush_seconds=0.01)
+        log.copies = lambda told=told: told  # type: ignore[misc]
+        before = copy_totals(tmp_path, "dev", "digits", 7)
+        log.start()
+        until(lambda before=before: copy_totals(tmp_path, "dev", "digits", 7) != before)  # type: ignore[misc]
+        log.close()
+
+    assert copy_totals(tmp_path, "dev", "digits", 7) == (12, 7)
+    assert copy_totals(tmp_path, "dev", "digits", 8) == (0, 0)
+    assert log_totals(tmp_path, "dev", "digits", 7)["written_rows"] == 0
 
 
 def test_stats_survive_restarts(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""Rollouts under constant load with one kill -9 in each, of a random process at a random moment.
+
+``MLCYCLE_KILL_ROLLOUTS=20 pytest tests/process/deployment/test_random_kills.py -m faults -s`` runs 20 rollouts of each
+strategy and prints what was killed when. ``MLCYCLE_KILL_SEED`` names another first seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from mlcycle_nb.deployment.records import Gateway, Revision, Rollout, Service
+from mlcycle_nb.store.audit import verify
+from mlcycle_nb.supervisor.start import find_supervisor
+
+from .conftest import ENVIRONMENT, Deployed, until
+
+VICTIMS = ("gateway", "supervisor", "new replica", "old replica")
+STRATEGIES = ("canary", "blue-green", "rolling", "all-at-once", "shadow")
+ROLLOUTS = int(os.environ.get("MLCYCLE_KILL_ROLLOUTS", "20"))
+FIRST_SEED = int(os.environ.get("MLCYCLE_KILL_SEED", "1000"))
+PATIENCE_SECONDS = 15.0
+"""A client sends a request again for this long when it has no connection: documented in docs/deployment.md."""
+GOOD_END = {"shadow": "compared"}
+SECONDS = {"canary": 5.0, "blue-green": 4.0, "rolling": 6.0, "all-at-once": 2.5, "shadow": 5.0}
+"""About how long each takes here, from the order to its end; a kill comes at a random moment of it."""
+OPTIONS: dict[str, dict[str, object]] = {
+    "canary": {"steps": "30,100", "interval": "500ms", "min_requests": 20, "mirror": 50, "watch": "latency"},
+    "blue-green": {"interval": "500ms", "min_requests": 20, "mirror": 50, "watch": "latency"},
+    "rolling": {"interval": "300ms"},
+    "all-at-once": {},
+    "shadow": {"min_requests": 20, "mirror": 100, "watch": "latency"},
+}
+LIMITS = {"shadow": {"duration": "3s"}}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What was killed, and when after the order."""
+
+    victim: str
+    name: str
+    after: float
+    phase: str
+
+
+def kill(deployed: Deployed, victim: str, rollout: Rollout) -> str:
+    """Kill one process of a kind; return its name, empty while there is none."""
+    if victim == "supervisor":
+        identity = find_supervisor(deployed.workspace.home)
+        name = "supervisor"
+    else:
+        version = rollout.target if victim == "new replica" else rollout.base
+        prefix = f"gateway-{ENVIRONMENT}" if victim == "gateway" else f"replica-{ENVIRONMENT}.digits.{version}."
+        names = sorted(deployed.workspace.context.processes.names(prefix))
+        name = names[0] if names else ""
+        identity = deployed.workspace.context.processes.get(name) if name else None
+    if identity is None or not identity.alive():
+        return ""
+    os.kill(identity.pid, signal.SIGKILL)
+    return name
+
+
+def one_rollout(deployed: Deployed, strategy: str, seed: int) -> tuple[Rollout, Kill | None]:
+    """Run one rollout of the version that is not stable, with one kill in it."""
+    chance = random.Random(seed)
+    victim, delay = chance.choice(VICTIMS), chance.uniform(0.0, SECONDS[strategy])
+    early = chance.random() < 0.5  # counted from the order, when replicas start; else from when traffic moves
+    delay = delay if early else delay / 3
+    stable = deployed.status().stable
+    handle = deployed.deploy(
+        3 - stable, strategy=strategy, warm="1s", **LIMITS.get(strategy, {"deadline": "30s"}), **OPTIONS[strategy]
+    )
+    began, done, kills = time.monotonic(), threading.Event(), []
+
+    def strike() -> None:
+        while not early and not done.is_set() and handle.record.phase == "preparing":
+            done.wait(0.02)
+        done.wait(delay)
+        while not done.is_set() and not kills:
+            record = handle.record
+            name = kill(deployed, victim, record)
+            if name:
+                kills.append(Kill(victim, name, time.monotonic() - began, record.place))
+            else:
+                done.wait(0.02)  # a new replica that has not been started yet
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    try:
+        record = handle.wait(75)  # a waiting client starts the supervisor again, as it does in a notebook
+    finally:
+        done.set()
+        striker.join()
+    deployed.workspace.context.ensure_supervisor()
+    return record, kills[0] if kills else None
+
+
+def check_end(deployed: Deployed, strategy: str, before: int, record: Rollout) -> None:
+    """The plan or a rollback, and nothing left behind."""
+    assert record.phase in (GOOD_END.get(strategy, "completed"), "rolled_back"), (record.phase, record.history)
+    stable = record.target if record.phase == "completed" else before
+    service = deployed.store.get(Service, f"{ENVIRONMENT}/digits")
+    assert (service.stable, service.mirror) == (stable, ())
+    assert [(one.version, one.weight) for one in service.split] == [(stable, 10_000)]
+
+    def settled() -> bool:
+        seen = deployed.store.observed(Gateway, ENVIRONMENT)
+        other = deployed.store.maybe(Revision, f"{ENVIRONMENT}/digits/{3 - stable}")
+        replicas = sorted(deployed.workspace.context.processes.names("replica-"))
+        return (
+            bool(seen.get("alive"))
+            and seen.get("weights", {}).get("digits") == {str(stable): 10_000}
+            and (other is None or other.phase == "stopped")
+            and replicas == [f"replica-{ENVIRONMENT}.digits.{stable}.{index}" for index in (0, 1)]
+            and deployed.store.observed(Revision, f"{ENVIRONMENT}/digits/{stable}").get("ready") == 2
+        )
+
+    until(settled, 45)
+
+
+def rollouts(deployed: Deployed, plan: Sequence[tuple[str, int]]) -> str:
+    """Run rollouts, strategy and seed of each, one after the other under one load; return what was measured."""
+    deployed.up(1)
+    ends: Counter[str] = Counter()
+    victims: Counter[str] = Counter()
+    with deployed.load(clients=3, per_second=60) as load:
+        load.patience = PATIENCE_SECONDS
+        for strategy, seed in plan:
+            before = deployed.status().stable
+            broken, failed = len(load.broken), len(load.failed)
+            record, struck = one_rollout(deployed, strategy, seed)
+            print(f"{strategy} seed {seed}: {struck}; {record.phase} {record.reason}", flush=True)
+            check_end(deployed, strategy, before, record)
+            load.wait_for(len(load.answers) + 30)
+            assert len(load.failed) == failed, load.failed[failed:]
+            if struck is None or struck.victim != "gateway":
+                assert len(load.broken) == broken, "a connection broke although the gateway lived"
+            ends[record.phase] += 1
+            victims["none" if struck is None else struck.victim] += 1
+    assert load.failed == []
+    assert verify(deployed.store).intact
+    return (
+        f"{plan[0][0]}: {len(plan)} rollouts, {dict(ends)}, killed {dict(victims)}; {len(load.answers)} requests, "
+        f"{len(load.failed)} failed, {len(load.broken)} attempts without a connection while the gateway was dead"
+    )
+
+
+@pytest.mark.timeout(240)
+def test_a_kill_in_a_rollout(deployed: Deployed) -> None:
+    """The short form: a gateway killed during a canary, the new version's replica during a shadow."""
+    print(rollouts(deployed, [("canary", 1001), ("shadow", 1016)]))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_kill_in_each_rollout(deployed: Deployed, strategy: str, record_property) -> None:
+    """No request fails, each rollout ends as planned or goes back, nothing is left behind."""
+    measured = rollouts(deployed, [(strategy, FIRST_SEED + number) for number in range(ROLLOUTS)])
+    print(measured)
+    record_property("measured", measured)
