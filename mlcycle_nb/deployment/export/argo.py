@@ -8,7 +8,7 @@ from typing import Any
 from mlcycle_nb.deployment.export import pods
 from mlcycle_nb.deployment.export.manifest import Manifest, ManifestFile, manifest_file, metadata
 from mlcycle_nb.deployment.export.names import whole_seconds
-from mlcycle_nb.deployment.export.notes import analysis_notes, first_note, image_notes, place_notes
+from mlcycle_nb.deployment.export.notes import analysis_notes, copies_note, first_note, image_notes, place_notes
 from mlcycle_nb.deployment.export.queries import Judged, judged, requests
 from mlcycle_nb.deployment.export.wish import ExportWish
 from mlcycle_nb.deployment.records import DeploymentStrategy
@@ -54,8 +54,7 @@ def _notes(wish: ExportWish) -> tuple[str, ...]:
             "the new version is compared with the old one's last requests before the switch, and held for "
             f"{wish.interval} s by measurements; the old pods stay until it is judged, then for --warm"
         )
-    if wish.policy.mirror:
-        notes.append("requests are not copied to both versions")
+    notes += copies_note(wish)
     return (*notes, *analysis_notes(wish), *place_notes(wish))
 
 

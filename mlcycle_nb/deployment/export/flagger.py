@@ -7,7 +7,7 @@ from typing import Any
 from mlcycle_nb.deployment.export import pods
 from mlcycle_nb.deployment.export.manifest import Manifest, ManifestFile, manifest_file, metadata
 from mlcycle_nb.deployment.export.names import whole_seconds
-from mlcycle_nb.deployment.export.notes import analysis_notes, first_note, image_notes, place_notes
+from mlcycle_nb.deployment.export.notes import analysis_notes, copies_note, first_note, image_notes, place_notes
 from mlcycle_nb.deployment.export.queries import judged, requests
 from mlcycle_nb.deployment.export.wish import ExportWish
 from mlcycle_nb.deployment.records import DeploymentStrategy
@@ -68,14 +68,14 @@ def _notes(wish: ExportWish) -> tuple[str, ...]:
         )
     notes.append(
         f"a step without {wish.policy.min_requests} requests, and one whose metric fails, are the same to Flagger: "
-        f"after {_threshold(wish)} such checks, {_threshold(wish) * _interval(wish)} s, it goes back; ours goes back at the "
-        f"first failure, and waits {wish.deadline} s for requests"
+        f"after {_threshold(wish)} such checks, {_threshold(wish) * _interval(wish)} s, it goes back; ours goes back "
+        f"at the first failure, and waits {wish.deadline} s for requests"
     )
     notes.append("the minimum of requests is counted since the pods began, once for all steps")
     if wish.strategy is DeploymentStrategy.BLUE_GREEN:
         notes.append("the new version is judged on copies of requests before the switch; ours is judged after it")
-    elif wish.policy.mirror:
-        notes.append("requests are not copied to both versions")
+    else:
+        notes += copies_note(wish)
     watched = [one.name for one in judged(wish) if wish.judged(one.option) == "watched"]
     if watched:
         notes.append(f"what is only watched is left out: {', '.join(watched)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlcycle_nb.deployment.export.wish import ExportWish
+from mlcycle_nb.deployment.records import DeploymentStrategy
 
 _NOT_CARRIED = {
     "disagreement": "copies of requests to both versions are not compared",
@@ -23,11 +24,14 @@ def image_notes(wish: ExportWish) -> list[str]:
 
 def first_note(wish: ExportWish) -> str:
     """Return what has to run before."""
-    compared = "whatever runs there" if wish.base is None else f"{wish.model}/{wish.base}, which is stable here,"
-    return (
-        f"{compared} has to run there before, as {wish.name}: the first version that the cluster gets takes all "
-        "requests unjudged"
-    )
+    before = "" if wish.base is None else f"; {wish.model}/{wish.base}, stable here, has to run there before"
+    return f"the first version that the cluster gets as {wish.name} takes all requests unjudged{before}"
+
+
+def copies_note(wish: ExportWish) -> list[str]:
+    """Return that there are no copies of requests, where ours makes some."""
+    copied = wish.policy.mirror and wish.judges and wish.strategy is not DeploymentStrategy.ROLLING
+    return ["requests are not copied to both versions"] if copied else []
 
 
 def analysis_notes(wish: ExportWish) -> list[str]:
@@ -42,7 +46,7 @@ def analysis_notes(wish: ExportWish) -> list[str]:
     ]
     for metric, why in _NOT_CARRIED.items():
         mode = wish.judged(metric)
-        if mode != "watched" and not (metric == "disagreement" and not policy.mirror):
+        if metric in wish.metrics and mode != "watched":
             notes.append(f"{metric} ({mode} here) is not judged: {why}")
     if wish.judged("error-rate") != "required" and wish.judged("latency") != "required":
         notes.append("nothing that is required here can be judged there: only the number of requests holds a step")

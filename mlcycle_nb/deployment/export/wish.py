@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlcycle_nb.deployment.analysis import judged_metrics
 from mlcycle_nb.deployment.export.names import object_name, whole_seconds
 from mlcycle_nb.deployment.records import WHOLE, DeploymentStrategy, RolloutPolicy
 from mlcycle_nb.errors import InvalidInput, did_you_mean
@@ -95,6 +96,11 @@ class ExportWish:
                 "a cluster's controllers take whole percentages only", value=f"{broken / 100:g}", where="--steps"
             )
         return tuple(step // 100 for step in self.policy.steps if step < WHOLE)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What a rollout here is judged by, as options name it."""
+        return judged_metrics(self.strategy, self.policy)
 
     def judged(self, metric: str) -> str:
         """Return a metric's mode: required, optional or watched."""
