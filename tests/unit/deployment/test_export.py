@@ -363,6 +363,12 @@ def test_names_are_valid_and_differ(one: str, other: str) -> None:
     assert object_name("digits", "production") == "digits-production"
 
 
+@pytest.mark.parametrize(("one", "other"), [("a_b", "a-b"), ("a" * 50 + "b", "a" * 50 + "c"), ("1a", "m-1a")])
+def test_names_that_would_be_one(one: str, other: str) -> None:
+    """A digest keeps them apart where cleaning or cutting would not."""
+    assert object_name(one, "production") != object_name(other, "production")
+
+
 class TestText:
     """The files themselves."""
 
