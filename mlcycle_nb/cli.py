@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb import __version__
+from mlcycle_nb.deployment.export import command as export_command
 from mlcycle_nb.errors import InvalidInput, MLCycleError, NotFound, did_you_mean
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.settings import load_settings
@@ -74,6 +75,9 @@ def build_parser(*, script: bool = False) -> argparse.ArgumentParser:
     validate.add_argument("--label", default="label", help="label column of a table")
     validate.add_argument("--group", action="append", default=[], help="grouping column of a table; may be repeated")
     validate.set_defaults(run=_validate)
+    exporting = verbs.add_parser("export", help="write the plan of a rollout for a cluster")
+    export_command.add_options(exporting)
+    exporting.set_defaults(run=_export)
     for name, text in _ROLLOUT_VERBS.items():
         verb = verbs.add_parser(name, help=f"{text}; works while the kernel is busy or gone")
         verb.add_argument(
@@ -319,6 +323,15 @@ def _validate(workspace: Workspace, args: argparse.Namespace) -> int:
     report = workspace.validation.validate_model(args.reference, args.gates, data)
     _show(report, args)
     return 0 if report.passed else 1
+
+
+def _export(workspace: Workspace, args: argparse.Namespace) -> int:
+    plan = export_command.run(workspace.deployment, args)
+    if args.json:
+        print(json.dumps(plan.to_dict()))
+    else:
+        print(plan.text if plan.folder is None else repr(plan), end="" if plan.folder is None else "\n")
+    return 0
 
 
 def _rollout_verb(workspace: Workspace, args: argparse.Namespace) -> int:

@@ -66,6 +66,7 @@ class ServingSettings:
     gateway_port: int = _bounded(0, 0, 65_535)  # 0: a free one, kept by the workspace
     max_concurrency: int = _bounded(1024, 1, 65_536)  # requests in flight that the gateway admits to one version
     body_limit_bytes: int = _bounded(1_048_576, 1024, 1_073_741_824)
+    # Of one model in one environment, all its versions together; the oldest files go first.
     prediction_log_bytes: int = _bounded(1_073_741_824, 1_048_576, 1_099_511_627_776)
     prediction_log_days: float = _bounded(30.0, 0.01, 3650)
 

@@ -92,13 +92,13 @@ class Baseline:
         )
 
 
-def judged_metrics(record: Rollout) -> tuple[str, ...]:
+def judged_metrics(strategy: DeploymentStrategy, policy: RolloutPolicy) -> tuple[str, ...]:
     """Return which metrics a rollout has, as options name them."""
-    if record.strategy is DeploymentStrategy.SHADOW:
+    if strategy is DeploymentStrategy.SHADOW:
         return ("error-rate", "latency", "disagreement", "prediction-shift", "accuracy")
-    mirrored = record.policy.mirror > 0 and record.strategy is not DeploymentStrategy.ROLLING
+    mirrored = policy.mirror > 0 and strategy is not DeploymentStrategy.ROLLING
     # After the switch of a blue-green deployment stable tells nobody anything to compare with.
-    served_by_both = record.strategy is not DeploymentStrategy.BLUE_GREEN
+    served_by_both = strategy is not DeploymentStrategy.BLUE_GREEN
     names = ["error-rate", "latency"]
     return (*names, *["disagreement"] * mirrored, *["prediction-shift", "accuracy"] * served_by_both)
 
@@ -122,7 +122,7 @@ def begin(
         The newest file of labels: what has arrived before the rollout does not count.
     """
     policy = record.policy
-    names = judged_metrics(record)
+    names = judged_metrics(record.strategy, policy)
     # What is only watched fails nothing, so it takes nothing of the error that all others share.
     alpha = policy.alpha / max(sum(name not in policy.watched for name in names), 1)
     least = policy.min_requests

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.deployment.keys import ConsumerKeys, key_digest
+from mlcycle_nb.deployment.log_care import LogCare
 from mlcycle_nb.deployment.plan import make_plan
 from mlcycle_nb.deployment.records import Consumer, Gateway, Revision, Service
 from mlcycle_nb.deployment.traffic import POINTS_KEPT, add_callers, traffic_points
@@ -71,6 +72,7 @@ class GatewayController:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._memories: dict[str, _Memory] = {}
+        self._log_care = LogCare(context)
 
     def next_action(self, record: Gateway, observation: GatewayObservation, now: datetime) -> Action | None:
         """See `next_action` of this module."""
@@ -117,6 +119,7 @@ class GatewayController:
         else:
             memory.maintained_at = time.monotonic()
             memory.gateway.maintain()
+            self._log_care.turn(record.id)
 
     # -- parts -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import line_magic, magics_class
 
+from mlcycle_nb.deployment.export.command import PLACES
 from mlcycle_nb.errors import InvalidInput, MLCycleError
 from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, wait_options
 from mlcycle_nb.notebook.magics import StageMagics
@@ -30,6 +31,15 @@ _POLICY = (
     *("steps", "interval", "min_requests", "mirror", "deadline", "warm", "duration", "compare"),
     *("max_disagreement", "max_error_increase", "max_slowdown", "max_shift", "max_accuracy_loss"),
 )
+
+_PLACES = tuple(option[2:] for option, _ in PLACES)
+
+
+def _places(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where a cluster finds things."""
+    for option, text in reversed(PLACES):
+        function = argument(option, help=f"with --export: {text}")(function)
+    return function
 
 
 def _rollout_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,6 +81,9 @@ class DeploymentMagics(StageMagics):
     @argument("--warm", help="how long the old version is kept after the switch (default 5m)")
     @argument("--simulate", metavar="RECORDED", help="only say what a canary would have done on 24h, or on a recording")
     @argument("--runtime", default="", metavar="NAME", help="isolated environment of the replicas; see %%environment")
+    @argument("--export", metavar="TARGET", help="only write the plan for a cluster: argo, flagger or kserve")
+    @argument("--to", metavar="FOLDER", help="with --export: write the files there")
+    @_places
     @argument("--force", action="store_true", help="past the gates of the environment; needs --reason")
     @argument("--reason", default="", help="why; recorded in the audit trail")
     @argument("--supersede", action="store_true", help="have a running rollout go back first")
@@ -82,6 +95,9 @@ class DeploymentMagics(StageMagics):
         args = parse(self.deploy, line)
         strategy, policy = _strategy(args), {name: getattr(args, name) for name in _POLICY}
         policy |= {name: getattr(args, name) or () for name in ("require", "optional", "watch")}
+        if args.export:
+            return self._exported(args, strategy, policy)
+        _refuse_lone(args)
         if args.simulate:
             if strategy not in (None, "canary"):
                 raise InvalidInput("a canary is what is simulated", value=strategy, where="--simulate")
@@ -189,6 +205,24 @@ class DeploymentMagics(StageMagics):
     def _verb(self, verb: str, args: Namespace) -> Any:
         return self.follow(self._asked(verb, args), args)
 
+    def _exported(self, args: Namespace, strategy: str | None, policy: dict[str, Any]) -> Any:
+        if args.simulate or args.supersede:
+            other = "--simulate" if args.simulate else "--supersede"
+            raise InvalidInput("--export deploys nothing here, so it goes without the other", value=other)
+        plan = self.workspace.deployment.export_plan(
+            self._reference(args.reference),
+            args.export,
+            args.env,
+            strategy,
+            to=args.to,
+            replicas=args.replicas,
+            force=args.force,
+            reason=args.reason,
+            **{name: getattr(args, name) or "" for name in _PLACES},
+            **policy,
+        )
+        return self.deliver(plan, args)
+
     def _asked(self, verb: str, args: Namespace) -> Any:
         return getattr(self.workspace.deployment, verb)(args.rollout, environment=args.env, reason=args.reason)
 
@@ -215,6 +249,12 @@ class DeploymentMagics(StageMagics):
             return check_name(models[0], "model name")
         known = ", ".join(models) or "none"
         raise InvalidInput("%rollback needs a model", where="%rollback", remedy=f"deployed in {environment}: {known}")
+
+
+def _refuse_lone(args: Namespace) -> None:
+    given = [f"--{name}" for name in ("to", *_PLACES) if getattr(args, name)]
+    if given:
+        raise InvalidInput("goes with --export", value=given[0], where="%deploy", remedy="--export argo, for instance")
 
 
 def _strategy(args: Namespace) -> str | None:

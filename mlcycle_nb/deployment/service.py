@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlcycle_nb.context import Context
@@ -31,6 +32,7 @@ from mlcycle_nb.references import ModelReference, check_name
 
 if TYPE_CHECKING:
     from mlcycle_nb.deployment.disagreements import Disagreements
+    from mlcycle_nb.deployment.export.manifest import ExportedPlan
     from mlcycle_nb.deployment.panel import RolloutPanel
     from mlcycle_nb.deployment.simulation import Simulation
     from mlcycle_nb.deployment.traffic import Caller
@@ -244,6 +246,89 @@ class ModelDeploymentManager:
             recorded=recorded,
             replicas=whole_number(replicas, what="--replicas", low=1, high=64),
         )
+
+    def export_plan(
+        self,
+        reference: str,
+        target: str,
+        environment: str = "production",
+        strategy: DeploymentStrategy | str | None = None,
+        *,
+        to: Path | str | None = None,
+        replicas: int | None = None,
+        image: str = "",
+        namespace: str = "",
+        prometheus: str = "",
+        storage: str = "",
+        force: bool = False,
+        reason: str = "",
+        **policy: Any,
+    ) -> ExportedPlan:
+        """Return the plan of a rollout as manifests for a cluster; nothing is deployed here.
+
+        Parameters
+        ----------
+        target : str
+            ``argo`` (Argo Rollouts), ``flagger`` or ``kserve``.
+        to : Path or str, optional
+            A folder to write the files into; another's files are not overwritten.
+        image, namespace : str
+            Container image with mlcycle_nb and the package in ``/package``; namespace of the objects, the current
+            one by default.
+        prometheus : str
+            Address of the Prometheus that scrapes the replicas; ``http://prometheus.istio-system:9090`` by default.
+        storage : str
+            Where KServe's own runtime finds the model when no image is given.
+        force, reason : bool, str
+            Export although the gates of the environment do not allow it; recorded in the audit trail.
+        **policy
+            ``steps``, ``interval``, ``min_requests`` and all that `deploy_model` takes of a rollout.
+
+        Raises
+        ------
+        InvalidInput
+            When an option makes no sense, or the target has no such weights.
+        Refused
+            When the gates do not allow it, or the target has no such strategy.
+        """
+        from mlcycle_nb.deployment.export.prepare import export, prepare
+        from mlcycle_nb.deployment.export.wish import check_target
+
+        chosen_target, environment = check_target(target), self._check_environment(environment)
+        chosen = parse_strategy(strategy or _DEFAULT.get(environment, DeploymentStrategy.ROLLING))
+        wanted = self.context.settings.serving.replicas if replicas is None else replicas
+        version = self._resolve(reference)
+        self._refuse_retiring(version)
+        self._check_package(version.package_digest, f"{version.name}/{version.version}")
+        wish = prepare(
+            self.context,
+            model=version.name,
+            version=version.version,
+            digest=version.package_digest,
+            environment=environment,
+            strategy=chosen,
+            replicas=whole_number(wanted, what="--replicas", low=1, high=64),
+            policy=policy,
+            image=image,
+            namespace=namespace,
+            prometheus=prometheus,
+            storage=storage,
+            target=chosen_target,
+        )
+        overridden = self._pass_gates(version, environment, force=force, reason=reason)
+        plan = export(wish, chosen_target)
+        plan = plan if to is None else plan.write(to)
+        detail = {
+            "target": chosen_target,
+            "environment": environment,
+            "strategy": str(chosen),
+            "policy": wish.policy,
+            "digest": wish.digest,
+            "overridden": overridden,
+        }
+        with self.context.store.transaction(actor=self.context.actor) as transaction:
+            transaction.note("rollout.exported", subject=f"model:{wish.reference}", detail=detail, reason=reason)
+        return plan
 
     def rollback_deployment(
         self, model: str, environment: str = "production", *, to: int | None = None, reason: str = ""

@@ -1,4 +1,4 @@
-"""Merges old segments of a prediction log into Parquet, and keeps the log within its bytes and its age."""
+"""Merges old segments of a prediction log into Parquet."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ from pathlib import Path
 from mlcycle_nb.serving.prediction_reader import REPLACES, SEGMENT_ROWS, read_segment
 from mlcycle_nb.serving.prediction_segments import COMPACTED, SEGMENT
 
+LOCK = ".compact.lock"
 MIN_SEGMENTS = 16
 BATCH_BYTES = 32 * 1_048_576
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """How much of one version's log is kept."""
-
-    max_bytes: int = 2 * 1024**3
-    max_age: timedelta = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,37 +24,33 @@ class Compaction:
     """What one pass did."""
 
     merged: int = 0
-    removed: int = 0
-    removed_bytes: int = 0
 
 
 def compact(
     folder: Path,
     *,
-    retention: Retention | None = None,
     min_age: timedelta = timedelta(seconds=10),
     min_segments: int = MIN_SEGMENTS,
     now: float | None = None,
 ) -> Compaction:
-    """Merge segments older than `min_age`, then remove the oldest files beyond `retention`.
+    """Merge segments older than `min_age`, when there are at least `min_segments`.
 
     Safe to call from several processes: one works, the others return at once. A crash leaves either the segments, or
     the merged file that names the segments it replaces; readers count no row twice in between.
     """
-    with open(folder / ".compact.lock", "a") as lock:
+    with open(folder / LOCK, "a") as lock:
         os.chmod(lock.name, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return Compaction()
         moment = time.time() if now is None else now
-        _finish_earlier(folder)
+        finish_earlier(folder)
         merged = _merge(folder, moment - min_age.total_seconds(), min_segments)
-        removed, removed_bytes = _retain(folder, retention or Retention(), moment)
-        return Compaction(merged=merged, removed=removed, removed_bytes=removed_bytes)
+        return Compaction(merged=merged)
 
 
-def _finish_earlier(folder: Path) -> None:
+def finish_earlier(folder: Path) -> None:
     """Remove what a killed pass left: staged files, and segments that a merged file already replaces."""
     import pyarrow.parquet as pq
 
@@ -115,28 +104,9 @@ def _merge(folder: Path, older_than: float, min_segments: int) -> int:
 
 
 def main() -> None:
-    """Compact the folder that is named on the command line, at the lowest priority."""
+    """Merge the folder that is named on the command line, at the lowest priority; what is kept is not its to say."""
     os.nice(19)
     compact(Path(sys.argv[1]))
-
-
-def _retain(folder: Path, retention: Retention, now: float) -> tuple[int, int]:
-    oldest_first = sorted(
-        (path for path in folder.iterdir() if path.name.endswith((SEGMENT, COMPACTED)) and path.name[0] != "."),
-        key=lambda path: path.name,
-    )
-    status = {path: path.stat() for path in oldest_first}
-    total = sum(item.st_size for item in status.values())
-    removed = removed_bytes = 0
-    for path in oldest_first:
-        item = status[path]
-        if total <= retention.max_bytes and now - item.st_mtime <= retention.max_age.total_seconds():
-            continue
-        path.unlink(missing_ok=True)
-        total -= item.st_size
-        removed += 1
-        removed_bytes += item.st_size
-    return removed, removed_bytes
 
 
 if __name__ == "__main__":

@@ -136,7 +136,8 @@ def read_segment(path: Path) -> pa.Table:
 def _concatenate(tables: list[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
-    sizes = {table.schema.field("input").type for table in tables}
+    # By size, not by type: Parquet gives the list's child another name, which is no difference.
+    sizes = {getattr(table.schema.field("input").type, "list_size", None) for table in tables}
     if len(sizes) > 1:
         # Versions with other inputs: fixed sizes differ, so all become lists of any length.
         tables = [_with_lists(table) for table in tables]

@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 
 from mlcycle_nb.errors import InvalidInput
-from mlcycle_nb.serving import prediction_compaction
 from mlcycle_nb.serving.batching import Batch, Call
-from mlcycle_nb.serving.prediction_compaction import Retention, compact
+from mlcycle_nb.serving.prediction_compaction import compact
 from mlcycle_nb.serving.prediction_log import PredictionLogWriter, copy_totals, log_totals, read_predictions
 
 pytestmark = pytest.mark.timeout(60)
@@ -327,17 +326,6 @@ class TestCompaction:
 
         assert set(seen) == {6}
 
-    def test_retention(self, tmp_path: Path) -> None:
-        """Oldest files go first, by bytes and by age."""
-        folder = self.folder(tmp_path, 6)
-        size = next(folder.glob("*.arrow")).stat().st_size
-        done = compact(folder, retention=Retention(max_bytes=3 * size), min_segments=99)
-
-        assert done.removed == 3
-        assert self.ids(tmp_path) == sorted(["r3", "r4", "r5"] * 2)
-        compact(folder, retention=Retention(max_age=timedelta(days=1)), min_segments=99, now=time.time() + 2 * 86_400)
-        assert read_predictions(tmp_path, "dev", "digits").num_columns == 0
-
     def test_a_busy_writer_compacts_by_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The writer merges its segments now and then, in a process of its own."""
         from mlcycle_nb.serving import prediction_log
@@ -382,4 +370,3 @@ def test_stats_survive_restarts(tmp_path: Path) -> None:
 
     assert sorted(item["written_rows"] for item in stats) == [2, 3]
     assert log_totals(tmp_path, "dev", "digits", 7)["written_rows"] == 5
-    assert prediction_compaction.Retention().max_bytes > 0

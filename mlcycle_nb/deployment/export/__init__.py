@@ -1,0 +1,1 @@
+"""Rollout plans as manifests for clusters: Argo Rollouts, Flagger, KServe."""
