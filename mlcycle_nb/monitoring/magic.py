@@ -109,7 +109,7 @@ class MonitoringMagics(StageMagics):
 
     @magic_arguments("%label")
     @argument("model", help="name of the model")
-    @argument("--from", dest="file", metavar="FILE", help="CSV file with prediction_id,label and, if needed, row")
+    @argument("--from", dest="file", metavar="FILE", help="CSV file with prediction_id,label and, if needed, row and at")
     @argument("--env", default="production", help="environment")
     @output_options
     @line_magic

@@ -263,7 +263,7 @@ class ModelMonitor:
         ----------
         labels : mapping, iterable or path
             ``{prediction_id: label}``, ``(prediction_id, row, label)``, or a CSV file with ``prediction_id,label``
-            and, for requests of several rows, ``row``. A label is a class name, a class index or a number.
+            and, if needed, ``row`` (for requests of several rows) and ``at`` (when it became known). A label is a class name, a class index or a number.
         """
         from mlcycle_nb.monitoring import labelling
         from mlcycle_nb.serving.labels import from_mapping, read_csv
@@ -273,7 +273,15 @@ class ModelMonitor:
         return labelling.record(self._context, self._development, model, environment, found)
 
     def performance(self, model: str, *, environment: str = "production") -> list[Performance]:
-        """Return the newest performance of each version, as labels told it."""
+        """Return the newest performance of each version, as labels told it.
+
+        Labels that came by HTTP are counted in by the monitor within seconds; without one, they are counted in here.
+        """
+        from mlcycle_nb.monitoring import labelling
+
+        monitor = self._context.store.maybe(Monitor, self._id(model, environment))
+        if monitor is None or monitor.phase != "running":  # else the supervisor does it
+            labelling.catch_up(self._context, self._development, model, environment)
         rows = self._context.store.measurements(f"labels:{self._id(model, environment)}", kind="performance")
         newest = {row["version"]: row for row in rows}
         return [read_row(Performance, newest[version]) for version in sorted(newest)]

@@ -44,7 +44,7 @@ class Verdicts:
                 "environment": monitor.environment,
                 "model": monitor.model,
                 "version": version,
-                "digest": self._digest(monitor, version),
+                "digest": needed_digest(digest_of(self._context, monitor, version), monitor, version),
                 "detectors": list(monitor.detectors),
                 "categorical": list(monitor.categorical),
                 "bounds": monitor.effect_bounds,
@@ -89,17 +89,22 @@ class Verdicts:
         record_evidence(self._context, monitor, evidence)
         return streams
 
-    def _digest(self, monitor: Monitor, version: int) -> str:
-        """Return the package of a version: the one that is deployed, else the one known when monitoring began."""
-        deployed = self._context.store.maybe(Revision, revision_id(monitor.environment, monitor.model, version))
-        digest = deployed.digest if deployed is not None else monitor.digests.get(str(version))
-        if digest is None:
-            raise NotFound(
-                f"nothing says which package version {version} of {monitor.model} is",
-                where=monitor.id,
-                remedy="start monitoring again after the version is registered",
-            )
-        return digest
+
+def digest_of(context: Context, monitor: Monitor, version: int) -> str | None:
+    """Return the package of a version: the one that is deployed, else the one known when monitoring began."""
+    deployed = context.store.maybe(Revision, revision_id(monitor.environment, monitor.model, version))
+    return deployed.digest if deployed is not None else monitor.digests.get(str(version))
+
+
+def needed_digest(digest: str | None, monitor: Monitor, version: int) -> str:
+    """Return the digest, or say that nobody knows it."""
+    if digest is None:
+        raise NotFound(
+            f"nothing says which package version {version} of {monitor.model} is",
+            where=monitor.id,
+            remedy="start monitoring again after the version is registered",
+        )
+    return digest
 
 
 def new_control(q: float) -> dict[str, dict[str, Any]]:
