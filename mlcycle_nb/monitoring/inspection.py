@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.monitoring.detectors import uses_alibi
 from mlcycle_nb.monitoring.detectors._alibi import LICENCE_NOTE
 from mlcycle_nb.monitoring.judge import Column, Prepared, judge, prepare
-from mlcycle_nb.monitoring.measuring import measure_service
+from mlcycle_nb.monitoring.measuring import measure_recorded, measure_service
+from mlcycle_nb.monitoring.recording import Recordings, rows_of
 from mlcycle_nb.monitoring.samples import reference_columns, window_columns
 from mlcycle_nb.monitoring.segments import listing, read_served
 from mlcycle_nb.monitoring.shares import shares_of
@@ -43,6 +44,7 @@ class Inspector:
         self._packages = PackageStore(home / "packages")
         self._predictions = home / "predictions"
         self._ready: OrderedDict[tuple[Any, ...], tuple[Package, list[Column], list[Prepared]]] = OrderedDict()
+        self._recordings = Recordings()
         self._said_licence = False
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -100,14 +102,22 @@ class Inspector:
             digest = digests.get(str(version))
             return None if digest is None else self._packages.open(digest)
 
-        now = parse_time(request["now"])
-        found = measure_service(self._home, request["environment"], request["model"], package_of, now)
+        now, place = parse_time(request["now"]), (self._home, request["environment"], request["model"])
+        if "recording" not in request:
+            found = measure_service(*place, package_of, now)
+        else:
+            file = request["recording"]
+            since = parse_time(request["since"])
+            found = measure_recorded(*place, package_of, now, since, self._recordings.served(file) if file else None)
         return [jsonable(asdict(one)) for one in found]
 
     def _rows(self, request: dict[str, Any]) -> pa.Table:
         """Return the rows of the window, each prediction once; rows that retention took meanwhile are missing."""
         import pyarrow as pa
 
+        if request.get("recording"):
+            rows = rows_of(self._recordings.served(request["recording"]), request["version"])
+            return _once(pa.concat_tables([rows.slice(start, stop - start) for _, start, stop in request["parts"]]))
         folder = version_folder(self._predictions, request["environment"], request["model"], request["version"])
         stored = {segment.name: segment for segment in listing(folder)}
         tables = []

@@ -36,6 +36,43 @@ def measure_service(
     return [] if labels is None or not len(served) else measure_tables(served, labels, package_of, now)
 
 
+def measure_recorded(
+    home: Path,
+    environment: str,
+    model: str,
+    package_of: Callable[[int], Package | None],
+    now: datetime,
+    since: datetime,
+    recording: pa.Table | None,
+) -> list[Performance]:
+    """Return what would have been measured at a past time: with the rows served and the labels known by then.
+
+    Parameters
+    ----------
+    now : datetime
+        The time that is replayed.
+    since : datetime
+        When the recording begins; earlier rows of the log are none of it.
+    recording : pyarrow.Table, optional
+        Served rows of a file; by default the prediction log's.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    moment = pa.timestamp("us", tz="UTC")
+    if recording is None:
+        served = read_predictions(home / "predictions", environment, model, since=since, until=now)
+    else:
+        served = recording.filter(pc.less(recording["time"].cast(moment), pa.scalar(now, moment)))
+    labels = LabelStore(home / "labels", environment, model).all()
+    if labels is None or not len(served):
+        return []
+    # Labels of what was not recorded are no fault of anybody.
+    mine = pc.is_in(labels["prediction_id"], value_set=served["prediction_id"].combine_chunks())
+    known = labels.filter(pc.and_(mine, pc.less_equal(labels["received_at"], pa.scalar(now, moment))))
+    return measure_tables(served, known, package_of, now) if len(known) else []
+
+
 def measure_tables(
     served: pa.Table, labels: pa.Table, package_of: Callable[[int], Package | None], now: datetime
 ) -> list[Performance]:

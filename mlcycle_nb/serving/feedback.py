@@ -33,7 +33,9 @@ def read_feedback(body: bytes, now: datetime) -> list[Label]:
         raise unprocessable("wrong_type", "send an object with the member feedback", "$")
     for name in document:
         if name != "feedback":
-            raise unprocessable("unknown_member", f"{did_you_mean(name, ['feedback'])}known: feedback", f"$.{name[:40]}")
+            raise unprocessable(
+                "unknown_member", f"{did_you_mean(name, ['feedback'])}known: feedback", f"$.{name[:40]}"
+            )
     items = document.get("feedback")
     if type(items) is not list or not items:
         raise unprocessable("wrong_type", "a list of at least one label is missing", "feedback")

@@ -102,9 +102,7 @@ def _text(value: Any) -> str:
 
 
 def _label(named: Mapping[str, str], where: str) -> Label:
-    return make_label(
-        named["prediction_id"], named["label"], named.get("row", ""), named.get("at", ""), where=where
-    )
+    return make_label(named["prediction_id"], named["label"], named.get("row", ""), named.get("at", ""), where=where)
 
 
 def make_label(prediction_id: str, label: str, row: str = "", at: str = "", *, where: str) -> Label:

@@ -65,15 +65,18 @@ def test_labels_are_joined_and_an_untold_or_wrong_key_gets_nothing(gateway: http
 
 
 def test_labels_are_no_requests_of_the_model(gateway: httpx.Client, served: Served) -> None:
-    deployment = served.workspace.deployment
-    before = {caller.consumer: caller.requests for caller in deployment.callers(MODEL, environment=ENVIRONMENT)}
+
+    def callers() -> dict[str, int]:
+        found = served.workspace.deployment.callers(MODEL, environment=ENVIRONMENT)
+        return {caller.consumer: caller.requests for caller in found}
+
+    before = callers()
     for number in range(10):
         gateway.post(PATH, json=feedback({f"uncounted-{number}": 1}))
     predict(served, 3)  # the client's own requests come later in the same log
-    until(lambda: sum(c.requests for c in deployment.callers(MODEL, environment=ENVIRONMENT)) >= sum(before.values()) + 3)
-    after = {caller.consumer: caller.requests for caller in deployment.callers(MODEL, environment=ENVIRONMENT)}
+    until(lambda: sum(callers().values()) >= sum(before.values()) + 3)
 
-    assert after.get("tester", 0) == before.get("tester", 0)
+    assert callers().get("tester", 0) == before.get("tester", 0)
 
 
 @pytest.mark.parametrize("victim", ["labels", "gateway", "replicas"])

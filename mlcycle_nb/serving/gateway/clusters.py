@@ -1,8 +1,9 @@
 """Plan -> Envoy clusters and their endpoints.
 
-The process that takes labels has a cluster of its own, `INTAKE`. A version has one cluster, ``digits/8``, which only its own replicas answer: it serves pinned addresses, testers and
+A version has one cluster, ``digits/8``, which only its own replicas answer: it serves pinned addresses, testers and
 mirrors. In a split of several versions it also has ``digits/8~7``: the same replicas, and those of version 7 for the
-time that none of 8 can be reached, so that a request of the split is answered while any allowed version lives.
+time that none of 8 can be reached, so that a request of the split is answered while any allowed version lives. The
+process that takes labels has a cluster of its own, `INTAKE`.
 """
 
 from __future__ import annotations

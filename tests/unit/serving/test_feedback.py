@@ -168,9 +168,7 @@ class TestDesk:
 
         assert found.repeated == 1
 
-    def test_many_files_are_read_as_one(
-        self, desk: LabelDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_many_files_are_read_as_one(self, desk: LabelDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(label_desk, "_FILES_KEPT", 3)
         for number in range(10):
             desk.take("credit", [[Label(f"p{number}", 0, "1")]])
@@ -188,7 +186,9 @@ class TestDesk:
         assert abs(at["b"] - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-async def ask(app: IntakeApp, content: bytes, method: str = "POST", path: str = PATH, **headers: str) -> tuple[int, Any]:
+async def ask(
+    app: IntakeApp, content: bytes, method: str = "POST", path: str = PATH, **headers: str
+) -> tuple[int, Any]:
     sent: list[Any] = []
     messages = [{"type": "http.request", "body": content, "more_body": False}]
 
