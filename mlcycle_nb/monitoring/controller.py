@@ -144,7 +144,7 @@ class MonitorController:
             case Admit():
                 self._admit(record, observation)
             case Measure():
-                self._labels.measure(record, self._folders(record))
+                self._labels.measure(record, self._folders(record), observation.labels)
             case Beat(no_data):
                 self._beat(record, no_data, observation)
             case Halt():

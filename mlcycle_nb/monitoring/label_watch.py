@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,8 @@ LOOK_SECONDS = 1.0
 REST = 10.0
 """Each measurement is of all labels; it is repeated after this many times the time that it took, at the earliest."""
 FAILED_SECONDS = 30.0
+AGAIN_SECONDS = 3.0
+"""After this, labels of predictions that were not in the log are looked for once more: it is written twice a second."""
 
 
 class LabelWatch:
@@ -35,19 +38,28 @@ class LabelWatch:
         self._worker = worker
         self._due: dict[str, float] = {}
         self._noted: dict[str, str] = {}
+        self._again: dict[str, float] = {}
 
     def look(self, monitor: Monitor) -> tuple[str, ...]:
         """Return the files of labels to measure with now; none when it is too early to look again."""
         if monitor.phase != "running" or time.monotonic() < self._due.get(monitor.id, 0.0):
             return ()
         self._due[monitor.id] = time.monotonic() + LOOK_SECONDS
-        return tuple(labelling.new_files(self._context, monitor.environment, monitor.model))
+        new = labelling.new_files(self._context, monitor.environment, monitor.model)
+        if not new and time.monotonic() >= self._again.get(monitor.id, math.inf):
+            return (labelling.measured_until(self._context, monitor.environment, monitor.model),)
+        return tuple(new)
 
-    def measure(self, monitor: Monitor, versions: Iterable[int]) -> None:
-        """Measure every version with all labels that have come; again after a crash, with the same result."""
-        files = labelling.new_files(self._context, monitor.environment, monitor.model)
-        if not files:
-            return
+    def measure(self, monitor: Monitor, versions: Iterable[int], files: Sequence[str]) -> None:
+        """Measure every version with all labels that have come; again after a crash, with the same result.
+
+        Parameters
+        ----------
+        files : sequence of str
+            What `look` found.
+        """
+        repeated = self._again.pop(monitor.id, None) is not None
+        new = labelling.new_files(self._context, monitor.environment, monitor.model)
         began = time.monotonic()
         # A version whose package is gone must not keep the monitor from its windows.
         self._due[monitor.id] = began + FAILED_SECONDS
@@ -61,11 +73,13 @@ class LabelWatch:
                 "now": format_time(self._context.clock.now()),
             }
         )
-        if self._noted.get(monitor.id) != files[-1]:
-            labelling.note_arrivals(self._context, monitor.environment, monitor.model, files)
-            self._noted[monitor.id] = files[-1]
+        if new and self._noted.get(monitor.id) != new[-1]:
+            labelling.note_arrivals(self._context, monitor.environment, monitor.model, new)
+            self._noted[monitor.id] = new[-1]
         measured = [read_performance(tree) for tree in reply["performance"]]
-        labelling.keep(self._context, monitor.environment, monitor.model, measured, files[-1])
+        labelling.keep(self._context, monitor.environment, monitor.model, measured, max([*files, *new]))
+        if any(one.unknown for one in measured) and (new or not repeated):
+            self._again[monitor.id] = time.monotonic() + AGAIN_SECONDS
         self._due[monitor.id] = time.monotonic() + max(LOOK_SECONDS, REST * (time.monotonic() - began))
 
 

@@ -53,9 +53,14 @@ def catch_up(
 
 def new_files(context: Context, environment: str, model: str) -> list[str]:
     """Return the files of labels that nothing was measured with yet."""
-    seen = context.store.observed(Monitor, _cursor(monitor_id(environment, model)))
     store = LabelStore(context.home / "labels", environment, model)
-    return store.names(after=str(seen.get("measured_until", "")))
+    return store.names(after=measured_until(context, environment, model))
+
+
+def measured_until(context: Context, environment: str, model: str) -> str:
+    """Return the last file of labels that was measured with; empty before the first."""
+    seen = context.store.observed(Monitor, _cursor(monitor_id(environment, model)))
+    return str(seen.get("measured_until", ""))
 
 
 def keep(context: Context, environment: str, model: str, measured: list[Performance], until: str) -> None:
