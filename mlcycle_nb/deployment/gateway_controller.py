@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.intake import start_intake
 from mlcycle_nb.deployment.keys import ConsumerKeys, key_digest
 from mlcycle_nb.deployment.log_care import LogCare
 from mlcycle_nb.deployment.plan import make_plan
 from mlcycle_nb.deployment.records import Consumer, Gateway, Revision, Service
+from mlcycle_nb.deployment.sockets import intake_name, intake_socket
 from mlcycle_nb.deployment.traffic import POINTS_KEPT, add_callers, traffic_points
 from mlcycle_nb.errors import EngineError, InvalidInput
 from mlcycle_nb.serving import gateway as envoy
@@ -26,8 +28,10 @@ MAINTAIN_SECONDS = 5.0
 PRUNE_SECONDS = 60.0
 DRAIN_TURN_SECONDS = 1.0
 DRAIN_LIMIT_SECONDS = 60.0
+INTAKE_SECONDS = 1.0
+"""Shortest time between two starts of the process that takes labels."""
 
-Action = Literal["start", "apply", "maintain"]
+Action = Literal["start", "apply", "intake", "maintain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class GatewayObservation:
     applied: bool  # this leader's plan is in force, as Envoy says
     drained: bool
     maintenance_due: bool = False
+    intake_missing: bool = False  # nobody takes labels, and it is time to start somebody
 
 
 @dataclass(slots=True)
@@ -53,14 +58,17 @@ class _Memory:
     maintained_at: float = field(default_factory=time.monotonic)
     pruned_at: float = field(default_factory=time.monotonic)
     busy_since: float | None = None
+    intake_at: float = -INTAKE_SECONDS
 
 
 def next_action(record: Gateway, seen: GatewayObservation, now: datetime) -> Action | None:
-    """Return what a gateway needs: to run, then its plan, then upkeep."""
+    """Return what a gateway needs: to run, then its plan, then somebody who takes labels, then upkeep."""
     if not seen.alive:
         return "start"
     if seen.plan is not None and not (seen.applied and seen.drained):
         return "apply"
+    if seen.intake_missing:
+        return "intake"
     return "maintain" if seen.maintenance_due else None
 
 
@@ -104,6 +112,7 @@ class GatewayController:
             applied=applied,
             drained=memory.busy_since is None,
             maintenance_due=now - memory.maintained_at >= MAINTAIN_SECONDS,
+            intake_missing=plan is not None and bool(plan.services) and self._intake_missing(record.id, memory, now),
         )
 
     def act(self, action: Action, record: Gateway, observation: GatewayObservation) -> None:
@@ -116,6 +125,9 @@ class GatewayController:
         elif action == "apply":
             assert observation.plan is not None  # next_action asks for it
             self._apply(record.id, memory, observation.plan, observation.generations)
+        elif action == "intake":
+            memory.intake_at = time.monotonic()
+            start_intake(self._context, record.id)
         else:
             memory.maintained_at = time.monotonic()
             memory.gateway.maintain()
@@ -132,6 +144,10 @@ class GatewayController:
             self._memories[environment] = memory
         return memory
 
+    def _intake_missing(self, environment: str, memory: _Memory, now: float) -> bool:
+        due = now - memory.intake_at >= INTAKE_SECONDS
+        return due and self._context.processes.get(intake_name(environment)) is None
+
     def _fence(self) -> int:
         return self._context.store.fence or 0
 
@@ -146,6 +162,7 @@ class GatewayController:
                 [c for c in store.find(Consumer, phase="active") if c.environment == environment],
                 ConsumerKeys(memory.gateway.files.folder).read(),
                 fence=self._fence(),
+                intake=str(intake_socket(self._context.home, environment)) if services else "",
             )
         except InvalidInput as impossible:
             # The last plan stays in force; Envoy is still looked after.
@@ -155,14 +172,7 @@ class GatewayController:
             self._remember(environment, memory, problem="")
         committed = memory.gateway.files.committed()
         generation = committed.generation + (committed.digest != plan.digest())
-        numbered = GatewayPlan(
-            fence=plan.fence,
-            generation=generation,
-            services=plan.services,
-            clusters=plan.clusters,
-            consumers=plan.consumers,
-        )
-        return numbered, {service.model: service.generation for service in services}
+        return replace(plan, generation=generation), {service.model: service.generation for service in services}
 
     def _apply(self, environment: str, memory: _Memory, plan: GatewayPlan, generations: dict[str, int]) -> None:
         crash_point("gateway.before_apply")

@@ -20,6 +20,7 @@ def make_plan(
     *,
     fence: int = 0,
     generation: int = 0,
+    intake: str = "",
 ) -> GatewayPlan:
     """Return everything that the gateway of one environment should do.
 
@@ -32,6 +33,7 @@ def make_plan(
     return GatewayPlan(
         fence=fence,
         generation=generation,
+        intake=intake,
         services=tuple(_service(service, living) for service in known if service.split or service.phase == "gone"),
         clusters=tuple(_cluster(home, revision) for revision in ready),
         consumers={

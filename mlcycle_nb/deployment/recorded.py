@@ -55,7 +55,7 @@ class Recorded:
     slowness: float
 
 
-def read_file(path: Path) -> pa.Table:
+def read_file(path: Path, *, where: str = "--simulate") -> pa.Table:
     """Read a recording: Arrow or Parquet with the columns of the prediction log."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -69,7 +69,7 @@ def read_file(path: Path) -> pa.Table:
         else:
             raise InvalidInput("a recording is a .parquet or .arrow file, or a time such as 24h", value=str(path))
     except FileNotFoundError:
-        raise InvalidInput("there is no such recording", value=str(path), where="--simulate") from None
+        raise InvalidInput("there is no such recording", value=str(path), where=where) from None
     except (pa.ArrowInvalid, OSError) as failure:
         raise InvalidInput("the recording cannot be read", value=str(path), where=str(failure)[:200]) from None
     missing = [name for name in NEEDED if name not in table.column_names]

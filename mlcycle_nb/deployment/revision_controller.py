@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from mlcycle_nb.context import Context
 from mlcycle_nb.deployment.records import Gateway, Revision, Rollout, Service, service_id
 from mlcycle_nb.deployment.replicas import CRASHES_TOLERATED, SILENT_CHECKS, Replica, ReplicaMemory
+from mlcycle_nb.deployment.resources import Resources
 from mlcycle_nb.deployment.traffic import read_callers
 from mlcycle_nb.store import Record
 from mlcycle_nb.supervisor.crash import crash_point
@@ -105,6 +106,7 @@ class RevisionController:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._memories: dict[str, _Memory] = {}
+        self._resources = Resources(context)
 
     def next_action(self, record: Revision, observation: RevisionObservation, now: datetime) -> Action | None:
         """See `next_action` of this module."""
@@ -134,6 +136,7 @@ class RevisionController:
                 )
             )
         self._note(record, memory)
+        self._resources.sample(record, [one.identity for one in memory.replicas.values() if one.identity is not None])
         leaving = record.phase == "ready" and record.drain_at is not None
         return RevisionObservation(
             replicas=tuple(seen),

@@ -17,6 +17,8 @@ _TITLES = {
     "latency_p50": "Latency, median (ms)",
     "latency_p95": "Latency, 95th percentile (ms)",
     "latency_p99": "Latency, 99th percentile (ms)",
+    "cpu": "CPU of the replicas (cores)",
+    "memory": "Memory of the replicas (MiB)",
 }
 
 

@@ -13,6 +13,7 @@ from mlcycle_nb.monitoring import state
 from mlcycle_nb.monitoring.delivery import AlertController, NotificationController, SilenceController
 from mlcycle_nb.monitoring.health import HEARTBEAT_SECONDS, Health, health
 from mlcycle_nb.monitoring.incidents import record_no_data
+from mlcycle_nb.monitoring.label_watch import LabelWatch
 from mlcycle_nb.monitoring.records import Monitor
 from mlcycle_nb.monitoring.segments import Segment, served_rows
 from mlcycle_nb.monitoring.state import Progress
@@ -39,6 +40,7 @@ class Observation:
     arrived: dict[int, list[Segment]]
     requests: int | None
     missed: bool  # the state was no data when somebody last looked
+    labels: tuple[str, ...] = ()  # files of labels that came by HTTP and were measured with never
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """Labels have arrived."""
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """Nothing to do but to say so."""
 
@@ -65,13 +72,15 @@ class Halt:
     """Somebody asked for the end."""
 
 
-Action = Judge | Admit | Beat | Halt
+Action = Judge | Admit | Measure | Beat | Halt
 
 
 def next_action(monitor: Monitor, seen: Observation, now: datetime) -> Action | None:
-    """Return what a monitor needs next: full windows before new rows, new rows before a heartbeat."""
+    """Return what a monitor needs next: labels, then full windows, then new rows, then a heartbeat."""
     if monitor.phase == "stopping":
         return Halt()
+    if seen.labels:  # first, because they are looked at seldom; traffic without a pause would else keep them out
+        return Measure()
     for version, stream in sorted(seen.progress.streams.items()):
         if stream.pending >= monitor.window:
             return Judge(version)
@@ -109,6 +118,7 @@ class MonitorController:
         self._context = context
         self._worker = worker
         self._verdicts = Verdicts(context, worker)
+        self._labels = LabelWatch(context, worker)
         self._looked: dict[str, float] = {}
 
     def observe(self, record: Monitor) -> Observation:
@@ -121,7 +131,7 @@ class MonitorController:
                 arrived[version] = arrivals(folder, progress.streams.get(version, Stream()))[:_SEGMENTS_AT_ONCE]
         requests = recent_requests(self._context, record, record.stale_seconds)
         missed = bool(self._context.store.observed(Monitor, record.id).get("no_data", False))
-        return Observation(progress, arrived, requests, missed)
+        return Observation(progress, arrived, requests, missed, self._labels.look(record))
 
     def next_action(self, record: Monitor, observation: Observation, now: datetime) -> Action | None:
         return next_action(record, observation, now)
@@ -133,6 +143,8 @@ class MonitorController:
                 self._verdicts.judge(record, observation.progress, version)
             case Admit():
                 self._admit(record, observation)
+            case Measure():
+                self._labels.measure(record, self._folders(record), observation.labels)
             case Beat(no_data):
                 self._beat(record, no_data, observation)
             case Halt():

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.monitoring.detectors import uses_alibi
 from mlcycle_nb.monitoring.detectors._alibi import LICENCE_NOTE
 from mlcycle_nb.monitoring.judge import Column, Prepared, judge, prepare
+from mlcycle_nb.monitoring.measuring import measure_recorded, measure_service
+from mlcycle_nb.monitoring.recording import Recordings, rows_of
 from mlcycle_nb.monitoring.samples import reference_columns, window_columns
 from mlcycle_nb.monitoring.segments import listing, read_served
 from mlcycle_nb.monitoring.shares import shares_of
 from mlcycle_nb.packages import Package, PackageStore
 from mlcycle_nb.serving.prediction_segments import version_folder
 from mlcycle_nb.stats.multiple_testing import OnlineFdr
+from mlcycle_nb.store.record import jsonable, parse_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,15 +40,19 @@ class Inspector:
     """
 
     def __init__(self, home: Path) -> None:
+        self._home = home
         self._packages = PackageStore(home / "packages")
         self._predictions = home / "predictions"
         self._ready: OrderedDict[tuple[Any, ...], tuple[Package, list[Column], list[Prepared]]] = OrderedDict()
+        self._recordings = Recordings()
         self._said_licence = False
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request: ``ping``, ``warm`` (prepare a reference) or ``judge``."""
+        """Answer one request: ``ping``, ``warm`` (prepare a reference), ``judge`` or ``measure`` (by late labels)."""
         if request["op"] == "ping":
             return {"pid": os.getpid()}
+        if request["op"] == "measure":
+            return {"performance": self._measure(request)}
         package, reference, prepared = self._reference(request)
         if request["op"] == "warm":
             return {"columns": len(prepared)}
@@ -88,10 +95,29 @@ class Inspector:
             **_times(table),
         }
 
+    def _measure(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        digests: dict[str, str] = request["digests"]
+
+        def package_of(version: int) -> Package | None:
+            digest = digests.get(str(version))
+            return None if digest is None else self._packages.open(digest)
+
+        now, place = parse_time(request["now"]), (self._home, request["environment"], request["model"])
+        if "recording" not in request:
+            found = measure_service(*place, package_of, now)
+        else:
+            file = request["recording"]
+            since = parse_time(request["since"])
+            found = measure_recorded(*place, package_of, now, since, self._recordings.served(file) if file else None)
+        return [jsonable(asdict(one)) for one in found]
+
     def _rows(self, request: dict[str, Any]) -> pa.Table:
         """Return the rows of the window, each prediction once; rows that retention took meanwhile are missing."""
         import pyarrow as pa
 
+        if request.get("recording"):
+            rows = rows_of(self._recordings.served(request["recording"]), request["version"])
+            return _once(pa.concat_tables([rows.slice(start, stop - start) for _, start, stop in request["parts"]]))
         folder = version_folder(self._predictions, request["environment"], request["model"], request["version"])
         stored = {segment.name: segment for segment in listing(folder)}
         tables = []

@@ -19,12 +19,13 @@ class MonitoringMagics(StageMagics):
     @magic_arguments("%monitor")
     @argument("model", help="name of a deployed model; all its versions are watched")
     @argument("--env", default="production", help="environment")
-    @argument("--window", type=int, default=100, help="served rows in a window; each full one gets a verdict")
+    @argument("--window", type=int, help="served rows in a window; each full one gets a verdict (default 100)")
     @argument("--detector", action="append", metavar="NAME", help="detector plug-in, may be repeated; default auto")
-    @argument("--categorical", action="append", default=[], metavar="FEATURE", help="take this feature for categories")
+    @argument("--categorical", action="append", metavar="FEATURE", help="take this feature for categories")
     @argument("--channel", action="append", metavar="NAME", help="where alerts go, may be repeated")
-    @argument("--confirm", type=int, default=1, metavar="N", help="drifted windows in a row before an alert fires")
+    @argument("--confirm", type=int, metavar="N", help="drifted windows in a row before an alert fires (default 1)")
     @argument("--since", default="now", help="now, beginning, or a duration such as 15m")
+    @argument("--replay", metavar="RECORDED", help="only say what it would have found in 24h, or in a recording")
     @argument("--wait-windows", type=int, metavar="N", help="block until N windows have been judged")
     @argument("--timeout", default="10m", help="with --wait-windows: how long at most")
     @argument("--show", action="store_true", help="only show the monitor that there is")
@@ -37,6 +38,20 @@ class MonitoringMagics(StageMagics):
         monitoring = self.workspace.monitoring
         if args.wait_windows is not None and args.wait_windows < 1:
             raise InvalidInput("--wait-windows must be at least 1", value=args.wait_windows, where="%monitor")
+        if args.replay is not None:
+            clash = _first_given(args, ("stop", "show", "wait_windows", "channel"))
+            if clash or args.since != "now":
+                raise InvalidInput(f"--replay goes without --{clash or 'since'}", where="%monitor")
+            found = monitoring.replay(
+                args.model,
+                args.replay,
+                environment=args.env,
+                window=args.window,
+                detectors=args.detector,
+                categorical=args.categorical,
+                confirm_windows=args.confirm,
+            )
+            return self.deliver(found, args)
         if args.stop:
             monitoring.stop_monitoring(args.model, environment=args.env)
             return self.deliver(monitoring.panel(args.model, environment=args.env), args)
@@ -46,11 +61,11 @@ class MonitoringMagics(StageMagics):
             handle = monitoring.start_monitoring(
                 args.model,
                 environment=args.env,
-                window=args.window,
+                window=100 if args.window is None else args.window,
                 detectors=args.detector or "auto",
-                categorical=args.categorical,
+                categorical=args.categorical or (),
                 channels=args.channel,
-                confirm_windows=args.confirm,
+                confirm_windows=1 if args.confirm is None else args.confirm,
                 since=args.since,
             )
         if args.wait_windows is not None:
@@ -109,7 +124,7 @@ class MonitoringMagics(StageMagics):
 
     @magic_arguments("%label")
     @argument("model", help="name of the model")
-    @argument("--from", dest="file", metavar="FILE", help="CSV file with prediction_id,label and, if needed, row")
+    @argument("--from", dest="file", metavar="FILE", help="CSV with prediction_id,label and, if needed, row and at")
     @argument("--env", default="production", help="environment")
     @output_options
     @line_magic
@@ -123,3 +138,8 @@ class MonitoringMagics(StageMagics):
             return self.deliver(Performances(known), args)
         found = self.workspace.monitoring.record_labels(args.model, args.file, environment=args.env)
         return self.deliver(Performances(found), args)
+
+
+def _first_given(args: Any, names: tuple[str, ...]) -> str:
+    """Return the option of these that was given, as it is written; the empty text when none was."""
+    return next((name.replace("_", "-") for name in names if getattr(args, name)), "")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mlcycle_nb.monitoring.service import ModelMonitor
 
 _SHOWN = 8
-_SERIES = ("request_rate", "error_rate", "latency_p95")
+_SERIES = ("request_rate", "error_rate", "latency_p95", "cpu", "memory")
+_METRIC_HEADERS = ("version", "requests/s", "errors", "latency p95", "CPU", "memory")
 _FINDING_HEADERS = ("column", "state", "effect", "bound", "adjusted p", "detector", "why")
 _ALERT_HEADERS = ("alert", "kind", "phase", "since", "what")
 _PERFORMANCE_HEADERS = ("version", "metric", "value", "reference", "labels", "coverage", "lag", "verdict", "why")
@@ -94,16 +95,26 @@ class DriftPanel(Panel[DriftState]):
         if state.told is not None:
             drawn += [charts.distribution(one) for one in state.told.shares]
         series = [charts.metric_series(state.metrics, metric) for metric in _SERIES]
-        if not any(series):
-            series = [charts.window_latency(state.windows)]
+        if not any(series[:3]):
+            series = [charts.window_latency(state.windows), *series[3:]]
         return [*drawn, *(one for one in series if one is not None)]
+
+    def state_word(self, state: DriftState) -> str:
+        """Return the word beside the title."""
+        return str(state.status.health)
+
+    def lines(self, state: DriftState) -> list[str]:
+        """Return what is said above the tables."""
+        return _lines(state)
 
     # -- words -----------------------------------------------------------------------------------------------
 
     def text(self, state: DriftState) -> str:
-        lines = [self.title(), *_lines(state)]
+        lines = [self.title(), *self.lines(state)]
         if state.told is not None:
             lines += ["", _window_line(state.told), text_table(_FINDING_HEADERS, _finding_rows(state.told))]
+        if state.metrics:
+            lines += ["", text_table(_METRIC_HEADERS, _metric_rows(state.metrics))]
         if state.performance:
             lines += ["", text_table(_PERFORMANCE_HEADERS, _performance_rows(state.performance))]
         if state.alerts:
@@ -111,11 +122,13 @@ class DriftPanel(Panel[DriftState]):
         return "\n".join(lines)
 
     def html(self, state: DriftState) -> str:
-        parts: list[str] = [heading(self.title(), state.status.health)]
-        parts += [paragraph(line) for line in _lines(state)]
+        parts: list[str] = [heading(self.title(), self.state_word(state))]
+        parts += [paragraph(line) for line in self.lines(state)]
         if state.told is not None:
             rows = [(n, badge(s), *rest) for n, s, *rest in _finding_rows(state.told)]
             parts.append(table(_FINDING_HEADERS, rows, caption=_window_line(state.told)))
+        if state.metrics:
+            parts.append(table(_METRIC_HEADERS, _metric_rows(state.metrics), caption="Service, newest numbers"))
         if state.performance:
             rows = _performance_rows(state.performance)
             shown = [(*row[:7], badge(row[7]), row[8]) for row in rows]
@@ -128,15 +141,9 @@ class DriftPanel(Panel[DriftState]):
 
 def _lines(state: DriftState) -> list[str]:
     status = state.status
-    outcomes = [window.outcome for window in state.windows]
-    counted = ", ".join(
-        f"{outcomes.count(outcome)} {word}"
-        for outcome, word in (("passed", "without drift"), ("failed", "drifted"), ("inconclusive", "inconclusive"))
-        if outcome in outcomes
-    )
+    found = counted(state.windows)
     lines = [
-        f"{status.health}; {status.windows} windows of {status.monitor.window} rows"
-        + (f": {counted}" if counted else ""),
+        f"{status.health}; {status.windows} windows of {status.monitor.window} rows" + (f": {found}" if found else ""),
         status.waiting(),
     ]
     dropped = sum(one.dropped for one in status.versions)
@@ -146,6 +153,16 @@ def _lines(state: DriftState) -> list[str]:
         lines.append(f"last error: {status.error}")
     lines += [f"message {one.id} {one.phase}: {one.detail}" for one in status.undelivered[:3]]
     return [*lines, *status.monitor.notes]
+
+
+def counted(windows: Sequence[WindowVerdict]) -> str:
+    """Return how many windows had which outcome, in words."""
+    outcomes = [window.outcome for window in windows]
+    return ", ".join(
+        f"{outcomes.count(outcome)} {word}"
+        for outcome, word in (("passed", "without drift"), ("failed", "drifted"), ("inconclusive", "inconclusive"))
+        if outcome in outcomes
+    )
 
 
 def _window_line(window: WindowVerdict) -> str:
@@ -169,6 +186,26 @@ def _finding_row(finding: Finding) -> tuple[str, ...]:
         finding.detector,
         finding.why,
     )
+
+
+def _metric_rows(metrics: Sequence[MonitoringMetric]) -> list[tuple[str, ...]]:
+    newest = {(one.version, one.metric): one for one in metrics}
+
+    def shown(version: int, metric: str, unit: str, scale: float = 1.0) -> str:
+        found = newest.get((version, metric))
+        return figure(None if found is None else found.value * scale, unit)
+
+    return [
+        (
+            str(version),
+            shown(version, "request_rate", ""),
+            shown(version, "error_rate", "%", 100.0),
+            shown(version, "latency_p95", "ms"),
+            shown(version, "cpu", "cores"),
+            shown(version, "memory", "MiB"),
+        )
+        for version in sorted({version for version, _ in newest})
+    ]
 
 
 def _performance_rows(performance: Sequence[Performance]) -> list[tuple[str, ...]]:

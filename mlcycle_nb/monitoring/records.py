@@ -301,6 +301,8 @@ class Performance:
         Median time from prediction to label.
     baseline : float, optional
         The same metric on the package's reference window.
+    unknown : int
+        Labels of the service, of whichever version, whose prediction is not in the log.
     """
 
     time: datetime
@@ -316,6 +318,7 @@ class Performance:
     baseline: float | None
     outcome: str
     why: str = ""
+    unknown: int = 0
 
 
 def read_row(kind: type[T], row: dict[str, Any]) -> T:

@@ -125,16 +125,20 @@ def served_rows(segment: Segment) -> int:
     """Return how many rows of a segment answered a caller: mirrored ones do not count."""
     import pyarrow.compute as pc
 
-    mirrored = read(segment, columns=["mirrored"]).column("mirrored")
-    return len(mirrored) - int(pc.sum(mirrored.cast("int64")).as_py() or 0)
+    return int(pc.sum(served_mask(read(segment, columns=["mirrored"])).cast("int64")).as_py() or 0)
+
+
+def served_mask(table: pa.Table) -> pa.ChunkedArray:
+    """Return which rows answered a caller."""
+    import pyarrow.compute as pc
+
+    return pc.invert(table.column("mirrored"))
 
 
 def read_served(segment: Segment) -> pa.Table:
     """Return the rows of a segment that answered a caller, in stored order."""
-    import pyarrow.compute as pc
-
     table = read(segment)
-    return table.filter(pc.invert(table.column("mirrored")))
+    return table.filter(served_mask(table))
 
 
 def read(segment: Segment, *, columns: list[str] | None = None) -> pa.Table:

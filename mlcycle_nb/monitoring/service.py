@@ -29,7 +29,7 @@ from mlcycle_nb.monitoring.records import (
     read_row,
 )
 from mlcycle_nb.monitoring.status import MonitorStatus, read_status
-from mlcycle_nb.monitoring.traffic import traffic_metrics
+from mlcycle_nb.monitoring.traffic import resource_metrics, traffic_metrics
 from mlcycle_nb.monitoring.verdicts import WINDOW
 from mlcycle_nb.monitoring.windows import Stream, everything_read
 from mlcycle_nb.references import ModelReference, check_name, parse_duration
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mlcycle_nb.deployment.service import ModelDeploymentManager
     from mlcycle_nb.development.service import ModelDevelopmentManager
     from mlcycle_nb.monitoring.panel import DriftPanel
+    from mlcycle_nb.monitoring.replay import Replay
 
 logger = logging.getLogger(__name__)
 SMALLEST_WINDOW = 20
@@ -171,9 +172,14 @@ class ModelMonitor:
         return [read_row(WindowVerdict, row) for row in last.values()]
 
     def metrics(self, model: str, *, environment: str = "production", limit: int = 500) -> list[MonitoringMetric]:
-        """Return request rate, error rate and latency of each version, as the gateway saw them."""
+        """Return numbers of each version over time, the newest `limit` looks of either source.
+
+        Request rate, error rate and latency are the gateway's; ``cpu`` (cores) and ``memory`` (MiB) are the sums over
+        the version's replicas, looked at every five seconds. About ten hours of each are kept.
+        """
         monitor = self._context.store.get(Monitor, self._id(model, environment))
-        return traffic_metrics(self._context, monitor, limit)
+        taken = resource_metrics(self._context, monitor, limit)
+        return [*traffic_metrics(self._context, monitor, limit), *taken]
 
     def panel(self, model: str, *, environment: str = "production") -> DriftPanel:
         """Return the drift panel of a monitored model."""
@@ -181,6 +187,58 @@ class ModelMonitor:
 
         self._context.store.get(Monitor, self._id(model, environment))
         return DriftPanel(self, model, environment)
+
+    def replay(
+        self,
+        model: str,
+        recorded: str | Path,
+        *,
+        environment: str = "production",
+        window: int | None = None,
+        detectors: Sequence[str] | str | None = None,
+        q: float | None = None,
+        effect_bounds: Mapping[str, float] | None = None,
+        categorical: Sequence[str] | None = None,
+        confirm_windows: int | None = None,
+        clear_windows: int | None = None,
+    ) -> Replay:
+        """Judge recorded traffic as if it came now: same windows, verdicts and alerts, in virtual time.
+
+        Nobody is told and nothing is stored. What is not given is as the model's monitor has it, or else as
+        `start_monitoring` would have it. Labels count from the time at which they were known.
+
+        Parameters
+        ----------
+        recorded : str or Path
+            A time such as ``24h``: the service's own prediction log; or a ``.parquet`` or ``.arrow`` file with its
+            columns ``prediction_id, time, version, row, input`` and, where known, ``label`` or ``value``,
+            ``probabilities``, ``mirrored`` and ``latency_ms``.
+
+        Raises
+        ------
+        InvalidInput
+            When nothing was recorded, or it cannot be read.
+        Refused
+            When it is too long.
+        """
+        from mlcycle_nb.monitoring.rehearsal import rehearse
+
+        before = self._context.store.maybe(Monitor, self._id(model, environment))
+        monitor = self._declared(
+            model,
+            environment=environment,
+            window=_whole(_or(window, before, "window", 100), "window", SMALLEST_WINDOW, LARGEST_WINDOW),
+            names=_or(detectors, before, "detectors", "auto"),
+            channel_names=["notebook"],
+            q=_fraction(_or(q, before, "q", 0.05), "q"),
+            effect_bounds=_bounds(_or(effect_bounds, before, "effect_bounds", {})),
+            categorical=tuple(_or(categorical, before, "categorical", ())),
+            confirm_windows=_whole(_or(confirm_windows, before, "confirm_windows", 1), "confirm_windows", 1, 1000),
+            clear_windows=_whole(_or(clear_windows, before, "clear_windows", 2), "clear_windows", 1, 1000),
+        )
+        if before is not None:
+            monitor = replace(monitor, digests={**before.digests, **monitor.digests})
+        return rehearse(self._context, replace(monitor, phase="replayed", channels=()), str(recorded))
 
     # -- alerts ----------------------------------------------------------------------------------------------
 
@@ -263,7 +321,8 @@ class ModelMonitor:
         ----------
         labels : mapping, iterable or path
             ``{prediction_id: label}``, ``(prediction_id, row, label)``, or a CSV file with ``prediction_id,label``
-            and, for requests of several rows, ``row``. A label is a class name, a class index or a number.
+            and, if needed, ``row`` (for requests of several rows) and ``at`` (when it became known). A label is a
+            class name, a class index or a number.
         """
         from mlcycle_nb.monitoring import labelling
         from mlcycle_nb.serving.labels import from_mapping, read_csv
@@ -273,7 +332,15 @@ class ModelMonitor:
         return labelling.record(self._context, self._development, model, environment, found)
 
     def performance(self, model: str, *, environment: str = "production") -> list[Performance]:
-        """Return the newest performance of each version, as labels told it."""
+        """Return the newest performance of each version, as labels told it.
+
+        Labels that came by HTTP are counted in by the monitor within seconds; without one, they are counted in here.
+        """
+        from mlcycle_nb.monitoring import labelling
+
+        monitor = self._context.store.maybe(Monitor, self._id(model, environment))
+        if monitor is None or monitor.phase != "running":  # else the supervisor does it
+            labelling.catch_up(self._context, self._development, model, environment)
         rows = self._context.store.measurements(f"labels:{self._id(model, environment)}", kind="performance")
         newest = {row["version"]: row for row in rows}
         return [read_row(Performance, newest[version]) for version in sorted(newest)]
@@ -385,6 +452,13 @@ class ModelMonitor:
             lambda: self.stop_monitoring(monitor.model, environment=monitor.environment),
             sustain=self._context.revive_supervisor,
         )
+
+
+def _or(given: Any, monitor: Monitor | None, name: str, default: Any) -> Any:
+    """Return what is given, else what the monitor has, else the default."""
+    if given is not None:
+        return given
+    return default if monitor is None else getattr(monitor, name)
 
 
 def _whole(value: Any, what: str, low: int, high: int) -> int:

@@ -1,4 +1,4 @@
-"""What the gateway counted of a monitored service, read from the measurements that deployment keeps."""
+"""What the gateway counted of a monitored service, and what its replicas took: series that deployment keeps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.deployment import resources
 from mlcycle_nb.monitoring.records import Monitor, MonitoringMetric
 
 KIND = "traffic"
@@ -16,6 +17,9 @@ _METRICS = (
     ("p95_ms", "latency_p95", "ms"),
     ("p99_ms", "latency_p99", "ms"),
 )
+
+
+_RESOURCES = (("cpu_cores", "cpu", "cores", 1.0), ("memory_bytes", "memory", "MiB", 1 / 1_048_576))
 
 
 def recent_requests(context: Context, monitor: Monitor, seconds: float) -> int | None:
@@ -54,4 +58,16 @@ def traffic_metrics(context: Context, monitor: Monitor, limit: int) -> list[Moni
                     time=row["time"], version=int(row["version"]), metric=metric, value=float(scaled), unit=unit
                 )
             )
+    return found
+
+
+def resource_metrics(context: Context, monitor: Monitor, limit: int) -> list[MonitoringMetric]:
+    """Return CPU and memory of each version's replicas together, oldest first."""
+    found = []
+    for row in context.store.measurements(resources.owner(monitor.id), kind=resources.KIND, limit=limit):
+        for key, metric, unit, scale in _RESOURCES:
+            if row.get(key) is not None:
+                value = float(row[key]) * scale
+                version = int(row["version"])
+                found.append(MonitoringMetric(time=row["time"], version=version, metric=metric, value=value, unit=unit))
     return found

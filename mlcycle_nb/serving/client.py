@@ -44,7 +44,7 @@ class Prediction:
 
     @property
     def prediction_ids(self) -> tuple[str, ...]:
-        """One id a row, ``<prediction id>/<row>``, as labels are joined later."""
+        """One name a row, ``<prediction id>/<row>``; a label names the id and the row apart."""
         return tuple(f"{self.prediction_id}/{row}" for row in range(self.rows))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,20 +22,32 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE_BYTES = 64 * 1_048_576
-COLUMNS = ("prediction_id", "label", "row")
+TEXT_LIMIT = 200
+"""Characters that a prediction id or a label has at most."""
+LARGEST_ROW = 2**31 - 1
+COLUMNS = ("prediction_id", "label", "row", "at")
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one prediction should have been; `row` is the row within its request."""
+    """What one prediction should have been.
+
+    Attributes
+    ----------
+    row : int
+        The row within its request.
+    at : datetime, optional
+        When it became known, an aware time; by default when it came here. The lag of a label counts to this time.
+    """
 
     prediction_id: str
     row: int
     label: str
+    at: datetime | None = None
 
 
 def read_csv(path: Path) -> list[Label]:
-    """Read ``prediction_id,label`` and, for requests of several rows, ``row``.
+    """Read ``prediction_id,label`` and, for requests of several rows, ``row``; ``at`` says when a label became known.
 
     Raises
     ------
@@ -49,7 +63,7 @@ def read_csv(path: Path) -> list[Label]:
                     "unknown column",
                     value=name,
                     where=str(path),
-                    remedy=did_you_mean(name, COLUMNS) + "known: prediction_id, label, row",
+                    remedy=f"{did_you_mean(name, COLUMNS)}known: {', '.join(COLUMNS)}",
                 )
         for name in COLUMNS[:2]:
             if name not in header:
@@ -88,15 +102,44 @@ def _text(value: Any) -> str:
 
 
 def _label(named: Mapping[str, str], where: str) -> Label:
-    row = named.get("row", "0").strip() or "0"
-    if not (row.isascii() and row.isdigit()):
+    return make_label(named["prediction_id"], named["label"], named.get("row", ""), named.get("at", ""), where=where)
+
+
+def make_label(prediction_id: str, label: str, row: str = "", at: str = "", *, where: str) -> Label:
+    """Return a label from texts, however they came.
+
+    Raises
+    ------
+    InvalidInput
+        For an empty id or label, a label that says there is none, a row that is no whole number, or a time that is
+        none or has no offset; `where` names the place.
+    """
+    place, key, text = row.strip() or "0", prediction_id.strip(), label.strip()
+    if not (place.isascii() and place.isdigit() and len(place) <= 10 and int(place) <= LARGEST_ROW):
         raise InvalidInput("row is not a whole number", value=row, where=where)
-    key, label = named["prediction_id"].strip(), named["label"].strip()
-    if not key or not label:
+    if not key or not text:
         raise InvalidInput("an empty cell", where=where, remedy="leave rows without a label out")
-    if label.lower() in {"nan", "inf", "-inf", "none", "null"}:
-        raise InvalidInput("this is not a label", value=label, where=where, remedy="leave the row out")
-    return Label(key[:200], int(row), label[:200])
+    for what, given in (("prediction_id", key), ("label", text)):
+        if len(given) > TEXT_LIMIT:
+            raise InvalidInput(f"{what} has over {TEXT_LIMIT} characters", value=given[:40], where=where)
+    if text.lower() in {"nan", "inf", "-inf", "infinity", "-infinity", "none", "null"}:
+        raise InvalidInput("this is not a label", value=text, where=where, remedy="leave the row out")
+    return Label(key, int(place), text, _moment(at.strip(), where))
+
+
+def _moment(text: str, where: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput("at is not a time", value=text[:40], where=where, remedy=_TIME) from None
+    if moment.tzinfo is None:
+        raise InvalidInput("at has no offset from UTC", value=text, where=where, remedy=_TIME)
+    return moment
+
+
+_TIME = "write such as 2026-03-01T09:30:00Z"
 
 
 class LabelStore:
@@ -110,29 +153,47 @@ class LabelStore:
 
     def __init__(self, root: Path, environment: str, model: str) -> None:
         self._folder = root / environment / model
+        self._held = False
 
     def add(self, labels: list[Label], received_at: datetime) -> str:
         """Store labels and return the digest of what was stored; the same labels again change nothing."""
         import pyarrow as pa
 
         digest = hashlib.sha256(repr([(x.prediction_id, x.row, x.label) for x in labels]).encode()).hexdigest()
-        private_folder(self._folder)
-        if list(self._folder.glob(f"*-{digest[:32]}.arrow")):
-            return digest
-        table = pa.table(
-            {
-                "prediction_id": pa.array([x.prediction_id for x in labels], pa.string()),
-                "row": pa.array([x.row for x in labels], pa.int32()),
-                "truth": pa.array([x.label for x in labels], pa.string()),
-                "received_at": pa.array([received_at] * len(labels), pa.timestamp("us", tz="UTC")),
-            }
-        )
-        sink = io.BytesIO()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        number = len(os.listdir(self._folder)) + 1
-        write_atomically(self._folder / f"{number:08d}-{digest[:32]}.arrow", sink.getvalue())
+        with self.locked():
+            if list(self._folder.glob(f"*-{digest[:32]}.arrow")):
+                return digest
+            table = pa.table(
+                {
+                    "prediction_id": pa.array([x.prediction_id for x in labels], pa.string()),
+                    "row": pa.array([x.row for x in labels], pa.int32()),
+                    "truth": pa.array([x.label for x in labels], pa.string()),
+                    "received_at": pa.array([x.at or received_at for x in labels], pa.timestamp("us", tz="UTC")),
+                }
+            )
+            sink = io.BytesIO()
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            number = max((int(name.partition("-")[0]) for name in self.names()), default=0) + 1
+            write_atomically(self._folder / f"{number:08d}-{digest[:32]}.arrow", sink.getvalue())
         return digest
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store against other writers; whoever holds it may `add`. It goes with the process that holds it."""
+        if self._held:
+            yield
+            return
+        private_folder(self._folder)
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Two writers who took the same number would hide one file from readers who remember the last they read.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._held = True
+            yield
+        finally:
+            self._held = False
+            os.close(descriptor)
 
     def names(self, *, after: str = "", until: datetime | None = None) -> list[str]:
         """Return the files of labels by name, in the order in which they came; a file never changes.
@@ -163,17 +224,30 @@ class LabelStore:
         """
         import pyarrow as pa
 
-        files = [self._folder / name for name in self.names(after=after) if until is None or name <= until]
+        files = [name for name in self.names(after=after) if until is None or name <= until]
         if not files:
             return None
-        tables = []
-        for file in files:
-            with pa.OSFile(str(file), "rb") as source, pa.ipc.open_file(source) as reader:
-                tables.append(reader.read_all())
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables([self.read(name) for name in files])
         keys = zip(table["prediction_id"].to_pylist(), table["row"].to_pylist(), strict=True)
         last = {key: position for position, key in enumerate(keys)}
         return table.take(pa.array(sorted(last.values())))
+
+    def read(self, name: str) -> pa.Table:
+        """Return the labels of one file: ``prediction_id, row, truth, received_at``."""
+        import pyarrow as pa
+
+        with pa.OSFile(str(self._folder / name), "rb") as source, pa.ipc.open_file(source) as reader:
+            return reader.read_all()
+
+
+def same_label(one: str, other: str) -> bool:
+    """Return whether two labels say the same: equal texts, or equal numbers."""
+    if one == other:
+        return True
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False
 
 
 def as_index(text: str, class_names: tuple[str, ...]) -> float:

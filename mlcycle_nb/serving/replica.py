@@ -8,30 +8,22 @@ the requests in hand are answered, then the prediction log is flushed.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
-import os
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import uvicorn
-
-from mlcycle_nb.errors import Conflict, MLCycleError
-from mlcycle_nb.files import private_folder
+from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.packages import code_permit
 from mlcycle_nb.packages.package import open_package
 from mlcycle_nb.packages.runtime import check_golden, load_runtime
 from mlcycle_nb.serving.app import ReplicaApp
-from mlcycle_nb.serving.guard import GuardedProtocol, sweep
 from mlcycle_nb.serving.memory import give_back, use_one_arena
 from mlcycle_nb.serving.prediction_log import PredictionLogWriter
 from mlcycle_nb.serving.replica_config import ReplicaConfig
+from mlcycle_nb.serving.server import run
 
 if TYPE_CHECKING:
     from mlcycle_nb.packages.formats import Runtime
@@ -39,7 +31,6 @@ if TYPE_CHECKING:
 
 REFUSED_EXIT = 3
 """Exit code of a replica whose package or configuration is refused; starting it again cannot help."""
-BACKLOG = 1024
 SWITCH_SECONDS = 0.0002
 """How long the log thread may keep the interpreter from the event loop; Python's default is 5 ms, felt as latency."""
 
@@ -86,120 +77,17 @@ def _load(config: ReplicaConfig) -> tuple[Package, Runtime]:
     return package, runtime
 
 
-class ReplicaServer(uvicorn.Server):
-    """Uvicorn with a drain before it stops, and time limits on requests that arrive slowly."""
-
-    def __init__(self, config: uvicorn.Config, app: ReplicaApp) -> None:
-        super().__init__(config)
-        self._app = app
-        self.on_drain: Callable[[], None] = lambda: None
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop."""
-        # A number beyond float32 is refused with its place; numpy's own warning about it would tell nobody anything.
-        np.seterr(over="ignore")
-        await super().serve(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal stops at once."""
-        if self._app.draining:
-            self.should_exit = True
-            return
-        self._app.draining = True
-        asyncio.get_event_loop().call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        self.on_drain()
-        asyncio.get_running_loop().call_later(self._app.limits.drain_seconds, self._stop)
-
-    def _stop(self) -> None:
-        self.should_exit = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Look after slow connections a few times a second."""
-        if counter % 5 == 0:
-            sweep(self.server_state.connections, asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
-
-
-def make_server(app: ReplicaApp, **options: Any) -> ReplicaServer:
-    """Return the server of an application; `options` are uvicorn's, such as ``host`` and ``port`` in a test."""
-    limits = app.limits
-    protocol = type(
-        "Protocol", (GuardedProtocol,), {"header_seconds": limits.header_seconds, "body_seconds": limits.body_seconds}
-    )
-    config = uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, int(limits.stop_seconds)),
-        **options,
-    )
-    return ReplicaServer(config, app)
-
-
-def bind(path: Path) -> tuple[socket.socket, Path]:
-    """Return a bound socket that nobody else may open, under a name that is not yet the final one."""
-    private_folder(path.parent)
-    if path.exists() and _answers(path):
-        raise Conflict("another replica listens on this socket", value=str(path))
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(staged))
-    finally:
-        os.umask(before)
-    return listener, staged
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
 def serve(config: ReplicaConfig) -> None:
     """Serve until SIGTERM."""
-    app = build_app(config)
-    listener, staged = bind(config.socket)
-    identity = staged.stat().st_ino
-    server = make_server(app)
 
-    def withdraw() -> None:
-        # Before the drain, so that nobody connects any more and then finds the connection never accepted.
-        try:
-            if config.socket.stat().st_ino == identity:
-                config.socket.unlink()
-        except FileNotFoundError:
-            pass
+    def settle() -> None:
+        # What start-up made stays for good: later collections need not walk it.
+        gc.collect()
+        gc.freeze()
+        give_back()
+        sys.setswitchinterval(SWITCH_SECONDS)
 
-    server.on_drain = withdraw
-    # What start-up made stays for good: later collections need not walk it.
-    gc.collect()
-    gc.freeze()
-    give_back()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    listener.listen(BACKLOG)
-    staged.rename(config.socket)
-    try:
-        asyncio.run(server.serve(sockets=[listener]))
-    finally:
-        withdraw()
+    run(build_app(config), config.socket, on_ready=settle)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

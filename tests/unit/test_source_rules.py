@@ -31,6 +31,7 @@ CATCHES_EVERYTHING = {
     "packages/exporters/torch_module.py": "the exporter runs the model's own forward",
     "packages/formats/onnx.py": "onnxruntime raises a private tree",
     "packages/formats/python.py": "the package's own code runs here",
+    "serving/intake.py": "whoever waits for a label to be stored must be told that it was not",
     "monitoring/worker.py": "a plug-in may raise anything; the caller is told, the worker stays",
     "validation/evaluate.py": "a check is a plug-in and the model foreign code",
     "training/worker.py": "the user's cell may raise anything, KeyboardInterrupt and SystemExit included",

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from mlcycle_nb.errors import InvalidInput
-from mlcycle_nb.serving.gateway.clusters import ClusterName
+from mlcycle_nb.serving.gateway.clusters import INTAKE, ClusterName
 
 FLUSH_SECONDS = 0.2
 CURRENT = "access.log"
@@ -39,7 +39,7 @@ class AccessRow:
     requested_version : int, optional
         The version that the caller named in the address or in ``x-mlcycle-version``.
     route : str
-        ``default``, ``pinned``, ``tester``, ``gone``, ``server``, ``denied``, ``method`` and the like.
+        ``default``, ``pinned``, ``tester``, ``feedback``, ``gone``, ``server``, ``denied``, ``method`` and the like.
     flags, details : str
         Envoy's response flags and response code details.
     attempts : int
@@ -195,6 +195,11 @@ def _rows(content: bytes) -> tuple[tuple[AccessRow, ...], int]:
     return tuple(rows), unreadable
 
 
+def _version(cluster: str | None) -> int | None:
+    # Labels are charged to no version: no model answers them.
+    return ClusterName.parse(cluster).version if cluster and cluster != str(INTAKE) else None
+
+
 def _row(entry: dict[str, Any]) -> AccessRow:
     kind, _, rest = (entry["route"] or "none").partition(":")
     model, _, requested = rest.partition(":")
@@ -207,8 +212,8 @@ def _row(entry: dict[str, Any]) -> AccessRow:
         request_id=entry["request_id"] or "",
         route=kind,
         model=model or None,
-        version=ClusterName.parse(cluster).version if cluster and attempts else None,
-        answered_by=ClusterName.parse(host).version if answered and host else None,
+        version=_version(cluster) if attempts else None,
+        answered_by=_version(host) if answered else None,
         requested_version=int(requested) if requested else None,
         consumer=entry["consumer"],
         method=entry["method"] or "",

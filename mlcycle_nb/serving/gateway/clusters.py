@@ -2,7 +2,8 @@
 
 A version has one cluster, ``digits/8``, which only its own replicas answer: it serves pinned addresses, testers and
 mirrors. In a split of several versions it also has ``digits/8~7``: the same replicas, and those of version 7 for the
-time that none of 8 can be reached, so that a request of the split is answered while any allowed version lives.
+time that none of 8 can be reached, so that a request of the split is answered while any allowed version lives. The
+process that takes labels has a cluster of its own, `INTAKE`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class ClusterName:
         return cls(model, int(version), int(fallback) if fallback else None)
 
 
+INTAKE = ClusterName("~labels", 0)
+"""The cluster of the process that takes labels; no model and no version has such a name."""
+
+
 def split_clusters(model: str, split: tuple[tuple[int, int], ...]) -> tuple[tuple[ClusterName, int], ...]:
     """Return the clusters of a split with their weights, by version; each falls back on the heaviest other one."""
     ordered = sorted(split)
@@ -64,6 +69,8 @@ def cluster_names(plan: GatewayPlan) -> list[ClusterName]:
         names |= {name for name, _ in split_clusters(service.model, service.split)}
         for pinned in service.pinned:
             names |= {name for name, _ in split_clusters(service.model, pinned.split)}
+    if plan.intake:
+        names.add(INTAKE)
     return sorted(names, key=str)
 
 
@@ -80,6 +87,8 @@ def clusters(plan: GatewayPlan, limits: GatewayLimits, folder: Path) -> dict[str
 def endpoints(plan: GatewayPlan) -> dict[ClusterName, dict[str, Any]]:
     """Return the EDS resource of each cluster of a plan."""
     sockets = {(cluster.model, cluster.version): cluster.sockets for cluster in plan.clusters}
+    if plan.intake:
+        sockets[INTAKE.model, INTAKE.version] = (plan.intake,)
     assignments = {}
     for name in cluster_names(plan):
         tiers = [_tier(name.model, name.version, sockets[name.model, name.version], priority=0)]

@@ -25,6 +25,13 @@ def _whole_number(value: object, what: str, *, low: int, high: int = 2**62) -> N
         raise InvalidInput(f"{what} must be a whole number from {low} to {high}", value=value)
 
 
+def _check_socket(socket: str, where: str) -> None:
+    if not socket.startswith("/") or "\0" in socket or len(socket.encode()) > SOCKET_PATH_LIMIT:
+        raise InvalidInput(
+            f"a socket is an absolute path of at most {SOCKET_PATH_LIMIT} bytes", value=socket, where=where
+        )
+
+
 def _check_weights(weights: tuple[tuple[int, int], ...], where: str) -> None:
     for version, weight in weights:
         _whole_number(version, "a version", low=1)
@@ -118,10 +125,7 @@ class RevisionCluster:
         check_name(self.model, "model name")
         _whole_number(self.version, "a version", low=1)
         for socket in self.sockets:
-            if not socket.startswith("/") or "\0" in socket or len(socket.encode()) > SOCKET_PATH_LIMIT:
-                raise InvalidInput(
-                    f"a socket is an absolute path of at most {SOCKET_PATH_LIMIT} bytes", value=socket, where=self.name
-                )
+            _check_socket(socket, self.name)
         if len(set(self.sockets)) != len(self.sockets):
             raise InvalidInput("a socket is named twice", value=self.sockets, where=self.name)
 
@@ -145,6 +149,8 @@ class GatewayPlan:
         Addresses, and the replicas behind them.
     consumers : dict
         Consumer name to API key.
+    intake : str
+        Socket of the process that takes labels; empty when there is none.
     """
 
     fence: int
@@ -152,8 +158,11 @@ class GatewayPlan:
     services: tuple[ServicePlan, ...] = ()
     clusters: tuple[RevisionCluster, ...] = ()
     consumers: dict[str, str] = field(default_factory=dict)
+    intake: str = ""
 
     def __post_init__(self) -> None:
+        if self.intake:
+            _check_socket(self.intake, "the intake of labels")
         _whole_number(self.fence, "the fence", low=0)
         _whole_number(self.generation, "the generation", low=0)
         self._check_clusters()

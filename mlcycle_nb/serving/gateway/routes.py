@@ -2,6 +2,7 @@
 
 Addresses of a model ``digits``, in the order in which they are tried::
 
+    /v2/models/digits/feedback             the process that takes labels, whichever version answered
     /v2/models/digits/versions/7[/...]     version 7, rewritten to /v2/models/digits[/...]
     /models/digits/versions/7/invocations  version 7, rewritten to /invocations
     /v2/models/digits/versions/...         404
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mlcycle_nb.serving.gateway.clusters import ClusterName, split_clusters
+from mlcycle_nb.serving.gateway.clusters import INTAKE, ClusterName, split_clusters
 from mlcycle_nb.serving.gateway.limits import GatewayLimits, seconds
 from mlcycle_nb.serving.gateway.plan import WHOLE, GatewayPlan, PinnedPlan, ServicePlan
 from mlcycle_nb.serving.gateway.problems import direct, set_header
@@ -124,7 +125,7 @@ def _service_routes(service: ServicePlan, plan: GatewayPlan, limits: GatewayLimi
     model, base = service.model, f"/v2/models/{service.model}"
     planned = {pinned.version: pinned for pinned in service.pinned}
     living = {cluster.version for cluster in plan.clusters if cluster.model == model}
-    table: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = [_feedback(model, limits)] if plan.intake else []
     for version in sorted(living | set(planned)):
         pinned = planned.get(version) or PinnedPlan(version=version, split=((version, WHOLE),))
         table += _pinned_routes(model, pinned, limits)
@@ -145,6 +146,20 @@ def _service_routes(service: ServicePlan, plan: GatewayPlan, limits: GatewayLimi
     action = _action(f"default:{model}", model, service.split, limits)
     action["route"]["request_mirror_policies"] = _mirrors(service)
     return table + _both_protocols(model, "", action)
+
+
+def _feedback(model: str, limits: GatewayLimits) -> dict[str, Any]:
+    # Before all others, and also for a model that is gone: labels come late. Sent twice, they count once.
+    return {
+        "name": f"feedback:{model}",
+        "match": {"path": f"/v2/models/{model}/feedback"},
+        "route": {
+            "cluster": str(INTAKE),
+            "host_rewrite_literal": UPSTREAM_HOST,
+            "timeout": seconds(limits.answer_seconds),
+            "retry_policy": _retries(limits),
+        },
+    }
 
 
 def _pinned_routes(model: str, pinned: PinnedPlan, limits: GatewayLimits) -> list[dict[str, Any]]:

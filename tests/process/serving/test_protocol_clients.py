@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from mlcycle_nb.packages import Package
-from mlcycle_nb.serving.replica import build_app, make_server
+from mlcycle_nb.serving.replica import build_app
 from mlcycle_nb.serving.replica_config import ReplicaConfig
+from mlcycle_nb.serving.server import make_server
 
 pytestmark = pytest.mark.timeout(60)
 
