@@ -19,6 +19,8 @@ MODEL_DRIFT = "model_drift"
 NO_DATA = "no_data"
 ALERT_KINDS = (DATA_DRIFT, PREDICTION_DRIFT, JOINT_DRIFT, MODEL_DRIFT, NO_DATA)
 
+GROUPS = ("kind", "service")
+
 PENDING, FIRING, ACKNOWLEDGED, RESOLVED = "pending", "firing", "acknowledged", "resolved"
 OPEN_PHASES = (PENDING, FIRING, ACKNOWLEDGED)
 
@@ -53,6 +55,10 @@ class Monitor(Record):
         Grows when the monitor is started again in another way; streams of an earlier generation are left alone.
     digests : dict
         Package digest of each version known at the start.
+    group_by : {"kind", "service"}
+        Which alerts share messages: those of one kind, or all of the service.
+    on_alert : dict
+        Kind of alert to the actions that are taken, once each, when one fires.
     """
 
     KIND: ClassVar[str] = "monitor"
@@ -73,6 +79,8 @@ class Monitor(Record):
     generation: int = 1
     digests: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    group_by: str = "kind"
+    on_alert: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -107,6 +115,10 @@ class Alert(Record):
         Messages made so far; each one's key is the alert's id and its number.
     told_resolved : bool
         Whether the end needs no message any more.
+    flaps : int
+        How often it ended and fired again before anybody was told of the end.
+    closed_by : str
+        Who said that it is over; empty when the windows did.
     """
 
     KIND: ClassVar[str] = "alert"
@@ -123,6 +135,8 @@ class Alert(Record):
     notified_at: datetime | None = None
     notifications: int = 0
     told_resolved: bool = False
+    flaps: int = 0
+    closed_by: str = ""
 
     @property
     def name(self) -> str:
@@ -190,6 +204,7 @@ class Notification(Record):
     monitor: str
     channel: str
     message: dict[str, str | int | float | bool | None]
+    receiver: str = ""  # which one, of a channel that has several
     delivered_at: datetime | None = None
     detail: str = ""
 

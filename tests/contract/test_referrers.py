@@ -50,6 +50,8 @@ NEEDS_NONE = {
     "consumer": "it names an environment",
     "silence": "it names a monitor",
     "notification": "it names an alert",
+    "maintenance": "it names a service",
+    "alert_action": "it names an alert, which needs its versions while it is open",
     "trial": "it names a search and a job; its run is nested in the search's",
 }
 
