@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
+from mlcycle_nb.development.records import version_subject
 from mlcycle_nb.monitoring.records import Alert, Monitor
 from mlcycle_nb.store import Record
 
@@ -43,6 +44,11 @@ class AlertAction(Record):
     @property
     def active(self) -> bool:
         return self.phase in {"queued", "running"}
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        model = self.monitor.rpartition("/")[2]
+        return tuple(version_subject(model, number) for number in self.versions) if self.active else ()
 
 
 def actor_of(alert: Alert) -> str:

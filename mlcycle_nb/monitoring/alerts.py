@@ -82,6 +82,8 @@ def summarise(verdict: WindowVerdict, family: str) -> tuple[tuple[str, ...], str
         if finding.effect is not None and finding.adjusted is not None
     )
     more = f" and {len(drifted) - _LISTED} more" if len(drifted) > _LISTED else ""
+    if any(finding.note for finding in drifted):
+        more += "; rows depend on one another, so p-values are smaller than they ought to be"
     return names, f"window {verdict.index} of version {verdict.version} differs from its reference: {shown}{more}"
 
 

@@ -242,6 +242,8 @@ class Finding:
         How large the difference is, and how large it must be to count.
     why : str
         Reason when insufficient.
+    note : str
+        What makes the p-value smaller than it ought to be: rows that depend on one another.
     """
 
     name: str
@@ -253,6 +255,7 @@ class Finding:
     effect: float | None = None
     bound: float | None = None
     why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +266,16 @@ class Shares:
     bins: tuple[str, ...]
     reference: tuple[float, ...]
     current: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated:
+    """Accuracy in one window without any label of it; nothing but the reason when the confidence is not calibrated."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +292,10 @@ class WindowVerdict:
         Drifted and insufficient ones first; cut to the first 256.
     levels : dict
         Level at which each family was tested in this window.
+    reference : str
+        Digest of the reference columns that it was compared with, and of how; equal digests are comparable verdicts.
+    estimated : Estimated, optional
+        How often the model was right in this window, as far as its own confidence tells; None when it has none.
     """
 
     time: datetime
@@ -297,6 +314,8 @@ class WindowVerdict:
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
     why: str = ""
+    reference: str = ""
+    estimated: Estimated | None = None
 
     def drifted(self, family: str = "") -> tuple[Finding, ...]:
         """Return the drifted findings of a family, or of all."""
