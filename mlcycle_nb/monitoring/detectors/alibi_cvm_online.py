@@ -43,7 +43,7 @@ class AlibiCramerVonMisesOnline:
     def prepare(self, reference: Floats) -> _Prepared:
         rows = canonical(reference.reshape(-1, 1), _REFERENCE_ROWS).astype(np.float64)
         with seeded():
-            detector = CVMDriftOnline(rows, ert=20.0, window_sizes=list(_SIZES), n_bootstraps=50, verbose=False)
+            detector = CVMDriftOnline(rows, ert=100.0, window_sizes=list(_SIZES), n_bootstraps=400, verbose=False)
         return _Prepared(detector)
 
     def compare(self, prepared: _Prepared, current: Floats) -> Comparison:

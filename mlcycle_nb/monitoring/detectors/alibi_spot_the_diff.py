@@ -43,9 +43,9 @@ class AlibiSpotTheDiff:
                 train_size=0.5,
                 n_diffs=1,
                 l1_reg=1e-3,
-                learning_rate=0.05,
+                learning_rate=0.1,
                 batch_size=64,
-                epochs=8,
+                epochs=20,
                 seed=0,
                 device="cpu",
             )

@@ -9,7 +9,7 @@ from typing import Any
 from alibi_detect.cd import TabularDrift
 
 from mlcycle_nb.monitoring.detectors._categories import balanced_v, counts_of, rare_as_one
-from mlcycle_nb.monitoring.detectors._contract import Comparison, Detector, Floats, Kind
+from mlcycle_nb.monitoring.detectors._contract import Comparison, Floats, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,7 @@ class AlibiTabular:
     """Kolmogorov-Smirnov for numeric and chi-squared for categorical columns."""
 
     kind: Kind = "tabular"
-    parts: Mapping[str, Detector] = field(
-        default_factory=lambda: {"numeric": _Numeric(), "categorical": _Categorical()}
-    )
+    parts: Mapping[str, Any] = field(default_factory=lambda: {"numeric": _Numeric(), "categorical": _Categorical()})
 
 
 PLUGIN = AlibiTabular()
