@@ -10,7 +10,7 @@ import pytest
 from mlcycle_nb.errors import Refused
 from mlcycle_nb.monitoring.actions import ACTIONS
 from mlcycle_nb.monitoring.records import Alert, Monitor
-from mlcycle_nb.packages import Package
+from mlcycle_nb.packages import Package, PackageStore
 from mlcycle_nb.training.retrain import Retrainings
 from mlcycle_nb.workspace import Workspace
 
@@ -23,8 +23,9 @@ def test_a_version_is_trained_again_from_its_record(workspace: Workspace, built:
     data.mkdir()
     job = workspace.training.train_model("credit", CELL, {"folder": str(data), "base": 1}, params={"lr": 0.5}).result()
     (data / "later.csv").write_text("1,2\n")
-    workspace.development.register_model("credit", built, run=job.run_id)
     context = workspace.context
+    package = PackageStore(context.folder("packages")).add(built.path)
+    workspace.development.register_model("credit", package, run_id=job.run_id)
     common: dict[str, Any] = {"phase": "firing", "created_at": context.clock.now(), "monitor": "production/credit"}
     alert = Alert(id="alert-1", kind="model_drift", subjects=("accuracy",), versions=(1,), summary="", **common)
     monitor = Monitor(
