@@ -86,6 +86,7 @@ class MonitoringSettings:
     webhook_url: str = ""
     webhook_secret_file: str = ""
     webhook_allowed_hosts: tuple[str, ...] = ()
+    apprise_file: str = ""  # private file with one NAME = URL a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -24,6 +24,7 @@ from mlcycle_nb.monitoring.records import (
 )
 from mlcycle_nb.monitoring.windows import Streak
 
+Message = dict[str, str | int | float | bool | None]
 State = Literal["bad", "clear", "unknown"]
 FAMILY_KINDS = {"data": DATA_DRIFT, "prediction": PREDICTION_DRIFT, "joint": JOINT_DRIFT}
 CLEAR_P_VALUE = 0.05
@@ -81,6 +82,8 @@ def summarise(verdict: WindowVerdict, family: str) -> tuple[tuple[str, ...], str
         if finding.effect is not None and finding.adjusted is not None
     )
     more = f" and {len(drifted) - _LISTED} more" if len(drifted) > _LISTED else ""
+    if any(finding.note for finding in drifted):
+        more += "; rows depend on one another, so p-values are smaller than they ought to be"
     return names, f"window {verdict.index} of version {verdict.version} differs from its reference: {shown}{more}"
 
 
@@ -144,6 +147,28 @@ def _better(alert: Alert, evidence: Evidence, monitor: Monitor, now: datetime) -
     return None
 
 
+def reopened(before: Alert, begun: Alert) -> Alert:
+    """Return an alert that ended and fires again before its end was told: to its receivers it never ended.
+
+    Trouble that comes and goes ten thousand times between two messages is one alert, and one message.
+    """
+    return replace(
+        before,
+        phase=FIRING,
+        resolved_at=None,
+        subjects=tuple(dict.fromkeys([*before.subjects, *begun.subjects]))[:SUBJECTS_KEPT],
+        versions=tuple(dict.fromkeys([*before.versions, *begun.versions])),
+        summary=begun.summary,
+        flaps=before.flaps + 1,
+    )
+
+
+def may_reopen(alert: Alert, kind: str) -> bool:
+    """Return whether new trouble of a kind is still this alert; one that a person took on or closed is not."""
+    untold = alert.phase == RESOLVED and alert.active
+    return untold and alert.kind == kind and not alert.closed_by and alert.acknowledged_at is None
+
+
 def acknowledged(alert: Alert, actor: str, now: datetime) -> Alert:
     """Return the alert as somebody's: it is told no more, and still ends by itself."""
     if alert.phase not in {PENDING, FIRING}:
@@ -152,11 +177,11 @@ def acknowledged(alert: Alert, actor: str, now: datetime) -> Alert:
     return replace(alert, phase=ACKNOWLEDGED, acknowledged_at=now, acknowledged_by=actor, fired_at=fired_at)
 
 
-def resolved_by_hand(alert: Alert, now: datetime) -> Alert:
+def resolved_by_hand(alert: Alert, actor: str, now: datetime) -> Alert:
     """Return the alert as over because somebody says so."""
     if not alert.open:
         raise Refused(f"alert {alert.id} is {alert.phase} already")
-    return replace(alert, phase=RESOLVED, resolved_at=now)
+    return replace(alert, phase=RESOLVED, resolved_at=now, closed_by=actor)
 
 
 # -- when to tell ----------------------------------------------------------------------------------------------
@@ -173,15 +198,22 @@ def message_due(alert: Alert, monitor: Monitor, last_of_group: datetime | None, 
     Parameters
     ----------
     last_of_group : datetime, optional
-        When the last message about any alert of the same monitor and kind was made.
+        When the last message about any alert of the same group was made.
     """
     if silenced or not alert.active:
         return False
     if alert.phase == ACKNOWLEDGED:
         return False
+    if last_of_group is not None and not _passed(last_of_group, monitor.group_seconds, now):
+        return False
     if alert.notified_at is not None and alert.phase == FIRING:
         return _passed(alert.notified_at, monitor.repeat_seconds, now)
-    return last_of_group is None or _passed(last_of_group, monitor.group_seconds, now)
+    return True
+
+
+def same_group(one: Alert, other: Alert, monitor: Monitor) -> bool:
+    """Return whether two alerts of a monitor share their messages."""
+    return one.monitor == other.monitor and (monitor.group_by == "service" or one.kind == other.kind)
 
 
 def _passed(since: datetime, seconds: float, now: datetime) -> bool:
@@ -194,21 +226,37 @@ def told(alert: Alert, now: datetime) -> Alert:
     return replace(alert, notified_at=now, notifications=alert.notifications + 1, told_resolved=alert.phase == RESOLVED)
 
 
-def message_of(alert: Alert, number: int) -> dict[str, str | int | float | bool | None]:
-    """Return what a channel is told; every resend of this message is the same."""
+def leading(members: Sequence[Alert]) -> tuple[Alert, ...]:
+    """Return the alerts of one message with the one that it is named after first: firing before over, then oldest."""
+    return tuple(sorted(members, key=lambda alert: (alert.phase == RESOLVED, alert.created_at, alert.id)))
+
+
+def message_of(alert: Alert, number: int, others: Sequence[Alert] = ()) -> Message:
+    """Return what a channel is told about an alert, and about others of its group; every resend is the same."""
+    members = (alert, *others)
     return {
         "key": f"{alert.id}-{number}",
         "alert": alert.id,
+        "alerts": ", ".join(one.id for one in members),
         "status": alert.phase,
-        "kind": alert.kind,
+        "kind": _distinct(one.kind for one in members),
         "monitor": alert.monitor,
-        "versions": ", ".join(str(version) for version in alert.versions),
-        "subjects": ", ".join(alert.subjects),
-        "summary": alert.summary,
+        "versions": _distinct(str(version) for one in members for version in one.versions),
+        "subjects": _distinct(subject for one in members for subject in one.subjects),
+        "summary": alert.summary if not others else "; ".join(_one_of_many(one) for one in members[:_LISTED]),
         "fired_at": _text(alert.fired_at),
         "resolved_at": _text(alert.resolved_at),
+        "flaps": sum(one.flaps for one in members),
         "number": number,
     }
+
+
+def _one_of_many(alert: Alert) -> str:
+    return f"{alert.kind} {alert.phase}: {alert.summary}"
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlcycle_nb.monitoring.records import MonitoringMetric, Shares, WindowVerdict
+from mlcycle_nb.monitoring.records import MonitoringMetric, Performance, Shares, WindowVerdict
 from mlcycle_nb.notebook.charts import styled
 from mlcycle_nb.notebook.html import BLUE, GREY, ORANGE, RED
 
@@ -122,6 +122,53 @@ def metric_series(metrics: Sequence[MonitoringMetric], metric: str) -> Any | Non
         )
     )
     return styled(chart, title=_TITLES.get(metric, metric), width=300, height=140)
+
+
+def accuracy(windows: Sequence[WindowVerdict], performance: Sequence[Performance]) -> Any | None:
+    """Return accuracy estimated without labels by window, as a band, and the realised one beside it; None for none."""
+    import altair as alt
+
+    values = [
+        {
+            "time": one.last_time,
+            "version": str(one.version),
+            "of": "estimated",
+            "value": one.estimated.value,
+            "low": one.estimated.low,
+            "high": one.estimated.high,
+        }
+        for one in windows
+        if one.estimated is not None and one.estimated.value is not None
+    ]
+    if not values:
+        return None
+    realised = [
+        {
+            "time": one.time.isoformat(),
+            "version": str(one.version),
+            "of": "realised",
+            "value": one.value,
+            "low": one.low,
+            "high": one.high,
+        }
+        for one in performance
+        if one.metric == "accuracy" and one.value is not None
+    ]
+    kinds = alt.Scale(domain=["estimated", "realised"], range=[BLUE, ORANGE])
+    base = alt.Chart(alt.Data(values=[*values, *realised])).encode(
+        x=alt.X("time:T", title=None),
+        color=alt.Color("of:N", title=None, scale=kinds),
+        tooltip=["of:N", "version:N", "time:T", "value:Q", "low:Q", "high:Q"],
+    )
+    spread = alt.Y("low:Q", title="accuracy", scale=alt.Scale(zero=False))
+    band = (
+        base.transform_filter("datum.of == 'estimated'")
+        .mark_area(opacity=0.2)
+        .encode(y=spread, y2="high:Q", detail="version:N")
+    )
+    bars = base.transform_filter("datum.of == 'realised'").mark_rule(strokeWidth=2).encode(y=spread, y2="high:Q")
+    points = base.mark_point(filled=True).encode(y="value:Q", shape=alt.Shape("version:N", title="version"))
+    return styled(band + bars + points, title="Accuracy: estimated without labels, and realised", width=300, height=140)
 
 
 def window_latency(windows: Sequence[WindowVerdict]) -> Any | None:

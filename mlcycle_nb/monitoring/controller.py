@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.monitoring import state
+from mlcycle_nb.monitoring.action_controller import AlertActionController
 from mlcycle_nb.monitoring.delivery import AlertController, NotificationController, SilenceController
 from mlcycle_nb.monitoring.health import HEARTBEAT_SECONDS, Health, health
 from mlcycle_nb.monitoring.incidents import record_no_data
@@ -196,4 +197,5 @@ def build(context: Context) -> list[Controller]:
         AlertController(context),
         NotificationController(context),
         SilenceController(context),
+        AlertActionController(context),
     ]

@@ -8,12 +8,13 @@ from typing import Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import MLCycleError
-from mlcycle_nb.monitoring.alerts import is_silenced, message_due, message_of, told
-from mlcycle_nb.monitoring.channels import CHANNELS
+from mlcycle_nb.monitoring.alerts import leading, message_due, message_of, same_group, told
+from mlcycle_nb.monitoring.channels import deliver, targets
 from mlcycle_nb.monitoring.channels._contract import Delivery
 from mlcycle_nb.monitoring.outbox import given_up, is_due, wait_seconds
+from mlcycle_nb.monitoring.quiet import why_quiet
 from mlcycle_nb.monitoring.records import RESOLVED, Alert, Monitor, Notification, Silence
-from mlcycle_nb.store import Record
+from mlcycle_nb.store import Record, Store, Transaction
 from mlcycle_nb.store.record import format_time, parse_time
 from mlcycle_nb.supervisor.crash import crash_point
 
@@ -23,12 +24,12 @@ class AlertView:
     """What decides whether an alert is told now."""
 
     monitor: Monitor
-    silenced: bool
+    quiet: str  # why nobody is to be told now; empty: somebody is
     last_of_group: datetime | None
 
 
 class AlertController:
-    """Puts a message for each channel into the outbox when one is due."""
+    """Puts a message for each channel into the outbox when one is due: one for all alerts of a group that are."""
 
     record_type: type[Record] = Alert
 
@@ -36,46 +37,65 @@ class AlertController:
         self._context = context
 
     def observe(self, record: Alert) -> AlertView:
-        store = self._context.store
-        silences = store.find(Silence, name=record.monitor, active=True)
-        of_group = [
-            one.notified_at
-            for one in store.find(Alert, name=record.monitor, limit=50)
-            if one.kind == record.kind and one.notified_at is not None
-        ]
-        return AlertView(
-            store.get(Monitor, record.monitor),
-            is_silenced(record, silences, self._context.clock.now()),
-            max(of_group, default=None),
-        )
+        return _view(self._context.store, record, self._context.clock.now())
 
     def next_action(self, record: Alert, observation: AlertView, now: datetime) -> str | None:
         """Return ``tell``, ``let go`` (it ended while nobody was to hear of it), or nothing."""
-        if observation.silenced:
+        if observation.quiet:
             return "let go" if record.phase == RESOLVED else None
-        due = message_due(record, observation.monitor, observation.last_of_group, observation.silenced, now)
+        due = message_due(record, observation.monitor, observation.last_of_group, False, now)
         return "tell" if due else None
 
     def act(self, action: str, record: Alert, observation: AlertView) -> None:
         now = self._context.clock.now()
+        if action == "let go":
+            with self._context.store.transaction(actor=self._context.actor) as transaction:
+                detail = {"why": observation.quiet}
+                transaction.update(replace(record, told_resolved=True), event="alert.silenced", detail=detail)
+            return
         with self._context.store.transaction(actor=self._context.actor) as transaction:
-            if action == "let go":
-                transaction.update(replace(record, told_resolved=True), event="alert.silenced")
+            # Another thread may be telling of another alert of this group: what is due is asked again in here.
+            due = _due_of_group(transaction, record, now)
+            if not due:
                 return
-            after = transaction.update(told(record, now), event="alert.told")
-            message = message_of(after, after.notifications)
+            lead, *others = [transaction.update(told(one, now), event="alert.told") for one in leading(due)]
+            message = message_of(lead, lead.notifications, others)
             for channel in observation.monitor.channels:
-                notification = Notification(
-                    id=f"{message['key']}-{channel}",
-                    phase="queued",
-                    created_at=now,
-                    alert=record.id,
-                    monitor=record.monitor,
-                    channel=channel,
-                    message=message,
-                )
-                transaction.insert(notification, event="notification.queued", detail={"channel": channel})
+                for target in targets(channel, self._context):
+                    suffix = f"{channel}-{target}" if target else channel
+                    notification = Notification(
+                        id=f"{message['key']}-{suffix}",
+                        phase="queued",
+                        created_at=now,
+                        alert=lead.id,
+                        monitor=lead.monitor,
+                        channel=channel,
+                        receiver=target,
+                        message=message,
+                    )
+                    detail = {"channel": channel, "receiver": target}
+                    transaction.insert(notification, event="notification.queued", detail=detail)
         crash_point("alert.after_queued")
+
+
+def _view(reader: Store | Transaction, record: Alert, now: datetime) -> AlertView:
+    monitor = reader.get(Monitor, record.monitor)
+    told_at = [
+        one.notified_at
+        for one in reader.find(Alert, name=record.monitor, limit=50)
+        if one.notified_at is not None and same_group(one, record, monitor)
+    ]
+    return AlertView(monitor, why_quiet(reader, record, now), max(told_at, default=None))
+
+
+def _due_of_group(transaction: Transaction, record: Alert, now: datetime) -> list[Alert]:
+    view = _view(transaction, record, now)
+    return [
+        one
+        for one in transaction.find(Alert, name=record.monitor, active=True)
+        if same_group(one, record, view.monitor)
+        and message_due(one, view.monitor, view.last_of_group, bool(why_quiet(transaction, one, now)), now)
+    ]
 
 
 class NotificationController:
@@ -97,7 +117,7 @@ class NotificationController:
         crash_point("notification.before_delivery")
         try:
             # The notification's id carries the channel; receivers are given the message's own key.
-            delivery = CHANNELS.load(record.channel).deliver(self._context, str(record.message["key"]), record.message)
+            delivery = deliver(self._context, record)
         except MLCycleError as failure:
             delivery = Delivery(delivered=False, retry=True, detail=str(failure))
         crash_point("notification.after_delivery")
@@ -118,7 +138,7 @@ class NotificationController:
             )
 
     def _end(self, record: Notification) -> None:
-        detail = {"channel": record.channel, "detail": record.detail}
+        detail = {"channel": record.channel, "receiver": record.receiver, "detail": record.detail}
         with self._context.store.transaction(actor=self._context.actor) as transaction:
             transaction.update(record, event=f"notification.{record.phase}", detail=detail)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from typing import TYPE_CHECKING
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.monitoring.alerts import Evidence, advance
+from mlcycle_nb.monitoring.action_records import queue_actions
+from mlcycle_nb.monitoring.alerts import Evidence, advance, may_reopen, reopened
 from mlcycle_nb.monitoring.records import FIRING, NO_DATA, OPEN_PHASES, PENDING, RESOLVED, Alert, Monitor
 from mlcycle_nb.monitoring.windows import Streak
 from mlcycle_nb.supervisor.crash import crash_point
+
+if TYPE_CHECKING:
+    from mlcycle_nb.store import Transaction
 
 _EVENTS = {PENDING: "alert.pending", FIRING: "alert.firing", RESOLVED: "alert.resolved"}
 
@@ -22,15 +27,28 @@ def record_evidence(context: Context, monitor: Monitor, evidence: Evidence) -> A
         after = advance(alert, evidence, monitor, context.clock.now(), new_id)
         if after is None:
             return None
+        began = after.phase == FIRING and (alert is None or alert.phase != FIRING)
+        if alert is None and began:
+            alert = _untold_end(transaction, monitor, evidence.kind)
+            after = after if alert is None else reopened(alert, after)
         detail = {"kind": after.kind, "monitor": monitor.id, "subjects": after.subjects, "summary": after.summary}
         if alert is None:
             stored = transaction.insert(after, event=_EVENTS[after.phase], detail=detail)
         else:
             event = _EVENTS[after.phase] if after.phase != alert.phase else "alert.widened"
+            event = "alert.reopened" if alert.phase == RESOLVED else event
             stored = transaction.update(after, event=event, detail=detail)
+        if began:
+            # With the alert in one transaction: a supervisor that dies leaves both, or neither.
+            queue_actions(transaction, stored, monitor, context.clock.now())
     if stored.phase == FIRING:
         crash_point("alert.after_firing")
     return stored
+
+
+def _untold_end(transaction: Transaction, monitor: Monitor, kind: str) -> Alert | None:
+    ended = transaction.find(Alert, name=monitor.id, phase=RESOLVED, active=True)
+    return next((one for one in ended if may_reopen(one, kind)), None)
 
 
 def record_no_data(context: Context, monitor: Monitor, missing: bool, requests: int) -> Alert | None:

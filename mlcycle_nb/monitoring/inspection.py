@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.monitoring.detectors import uses_alibi
 from mlcycle_nb.monitoring.detectors._alibi import LICENCE_NOTE
-from mlcycle_nb.monitoring.judge import Column, Prepared, judge, prepare
+from mlcycle_nb.monitoring.judge import PREDICTION, Column, Prepared, judge, prepare, reference_digest
+from mlcycle_nb.monitoring.label_free import LabelFree
 from mlcycle_nb.monitoring.measuring import measure_recorded, measure_service
 from mlcycle_nb.monitoring.recording import Recordings, rows_of
 from mlcycle_nb.monitoring.samples import reference_columns, window_columns
@@ -30,6 +31,15 @@ FINDINGS_KEPT = 256
 _REFERENCES_KEPT = 8
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    package: Package
+    reference: list[Column]
+    prepared: list[Prepared]
+    label_free: LabelFree
+    digest: str
+
+
 class Inspector:
     """What a worker knows: packages and references of one workspace.
 
@@ -43,7 +53,7 @@ class Inspector:
         self._home = home
         self._packages = PackageStore(home / "packages")
         self._predictions = home / "predictions"
-        self._ready: OrderedDict[tuple[Any, ...], tuple[Package, list[Column], list[Prepared]]] = OrderedDict()
+        self._ready: OrderedDict[tuple[Any, ...], _Ready] = OrderedDict()
         self._recordings = Recordings()
         self._said_licence = False
 
@@ -53,12 +63,12 @@ class Inspector:
             return {"pid": os.getpid()}
         if request["op"] == "measure":
             return {"performance": self._measure(request)}
-        package, reference, prepared = self._reference(request)
+        ready = self._reference(request)
         if request["op"] == "warm":
-            return {"columns": len(prepared)}
-        return self._judge(request, package, reference, prepared)
+            return {"columns": len(ready.prepared)}
+        return self._judge(request, ready)
 
-    def _reference(self, request: dict[str, Any]) -> tuple[Package, list[Column], list[Prepared]]:
+    def _reference(self, request: dict[str, Any]) -> _Ready:
         key = (request["digest"], tuple(request["detectors"]), tuple(request["categorical"]))
         if key not in self._ready:
             if uses_alibi(request["detectors"]) and not self._said_licence:
@@ -66,22 +76,24 @@ class Inspector:
                 self._said_licence = True
             package = self._packages.open(request["digest"])
             reference = reference_columns(package, request["categorical"])
-            self._ready[key] = (package, reference, prepare(reference, request["detectors"]))
+            prepared = prepare(reference, request["detectors"])
+            self._ready[key] = _Ready(
+                package, reference, prepared, LabelFree(package, reference), reference_digest(reference, prepared)
+            )
             if len(self._ready) > _REFERENCES_KEPT:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(key)
         return self._ready[key]
 
-    def _judge(
-        self, request: dict[str, Any], package: Package, reference: list[Column], prepared: list[Prepared]
-    ) -> dict[str, Any]:
+    def _judge(self, request: dict[str, Any], ready: _Ready) -> dict[str, Any]:
         table = self._rows(request)
-        current = window_columns(package, table, reference)
+        current = window_columns(ready.package, table, ready.reference)
         streams = {
             family: OnlineFdr(q=s["q"], method=s["method"], steps=s["steps"], rejections=tuple(s["rejections"]))
             for family, s in request["control"].items()
         }
-        verdict, following = judge(prepared, current, streams, request["bounds"])
+        verdict, following = judge(ready.prepared, current, streams, request["bounds"])
+        estimated = ready.label_free.estimate(current.get((PREDICTION, "confidence")))
         return {
             "outcome": str(verdict.outcome),
             "why": verdict.why,
@@ -89,8 +101,10 @@ class Inspector:
             "judged": sum(finding.p_value is not None for finding in verdict.findings),
             "columns": len(verdict.findings),
             "findings": [asdict(finding) for finding in verdict.findings[:FINDINGS_KEPT]],
-            "shares": [asdict(one) for one in shares_of(verdict.findings, reference, current)],
+            "shares": [asdict(one) for one in shares_of(verdict.findings, ready.reference, current)],
             "levels": verdict.levels,
+            "reference": ready.digest,
+            "estimated": None if estimated is None else asdict(estimated),
             "control": {family: asdict(state) for family, state in following.items()},
             **_times(table),
         }

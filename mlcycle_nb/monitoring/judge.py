@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mlcycle_nb.monitoring.dependence import dependence
 from mlcycle_nb.monitoring.detectors import DETECTORS
-from mlcycle_nb.monitoring.detectors._contract import Detector, Floats, caution, unfit
+from mlcycle_nb.monitoring.detectors._contract import (
+    SMALLEST_SAMPLE,
+    Detector,
+    Floats,
+    caution,
+    parts_of,
+    smallest_of,
+    unfit,
+)
 from mlcycle_nb.monitoring.records import Finding
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.stats.multiple_testing import OnlineFdr
@@ -56,23 +66,40 @@ def prepare(reference: Sequence[Column], detectors: Sequence[str]) -> list[Prepa
 
     A joint detector gets one column more: the matrix of all numeric features that can be compared.
     """
-    loaded = {name: DETECTORS.load(name) for name in detectors}
-    columns = [*reference, *_joint(reference, loaded.values())]
+    loaded = [(name, part) for name in detectors for part in parts_of(DETECTORS.load(name))]
+    columns = [*reference, *_joint(reference, [detector for _, detector in loaded])]
     found = []
     for column in columns:
-        name = next((n for n, detector in loaded.items() if detector.kind == column.kind), None)
-        if name is None:
+        name, detector = next(((n, d) for n, d in loaded if d.kind == column.kind), ("", None))
+        if detector is None:
             continue
-        why_not = unfit_alone(column.values)
-        ready = None if why_not else loaded[name].prepare(column.values)
-        found.append(Prepared(column, name, loaded[name], ready, why_not))
+        why_not = unfit_alone(column.values, smallest_of(detector))
+        ready = None if why_not else detector.prepare(column.values)
+        found.append(Prepared(column, name, detector, ready, why_not))
     return found
 
 
-def unfit_alone(values: Floats) -> str:
+def reference_digest(reference: Sequence[Column], prepared: Sequence[Prepared]) -> str:
+    """Return the digest of what windows are compared with, and of how: 16 hexadecimal digits.
+
+    A detector keeps nothing from one window to the next; all state that is carried over is the false-discovery
+    control's, which is JSON. So verdicts with one digest came from one rule.
+    """
+    digest = hashlib.sha256()
+    for one in prepared:
+        kind = type(one.detector)
+        told = (one.detector_name, kind.__module__, kind.__qualname__, one.detector.effect_bound)
+        digest.update(f"{told};".encode())
+    for column in reference:
+        digest.update(f"{column.family} {column.name} {column.kind} {column.values.shape};".encode())
+        digest.update(np.ascontiguousarray(column.values, dtype="<f8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def unfit_alone(values: Floats, smallest: int = SMALLEST_SAMPLE) -> str:
     """Return why a reference column cannot be compared with any window, or the empty text."""
     # Compared with itself moved by one, it cannot be "one and the same value" on both sides.
-    return unfit(values, values + 1.0)
+    return unfit(values, values + 1.0, smallest)
 
 
 def judge(
@@ -144,14 +171,20 @@ def _compare(one: Prepared, current: Mapping[tuple[str, str], Floats], bounds: M
         return _Compared(replace(base, why="the window has no such column"), window_fault=True)
     if values.shape[1:] != column.values.shape[1:]:
         return _Compared(replace(base, why="the window's rows have another shape"), window_fault=True)
-    problem = unfit(column.values, values)
+    problem = unfit(column.values, values, smallest_of(one.detector))
     if problem:
         constant = bool((column.values == column.values[0]).all())
         return _Compared(replace(base, why=problem), window_fault=not constant)
     result = one.detector.compare(one.ready, values)
     if not (np.isfinite(result.p_value) and np.isfinite(result.effect)):
         return _Compared(replace(base, why="the detector gave no finite answer"), window_fault=True)
-    finding = replace(base, state="stable", p_value=min(max(result.p_value, 0.0), 1.0), effect=result.effect)
+    finding = replace(
+        base,
+        state="stable",
+        p_value=min(max(result.p_value, 0.0), 1.0),
+        effect=result.effect,
+        note=dependence(values, tests=len(current)),
+    )
     return _Compared(finding, caution=caution(column.values, values))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.notebook.html import badge, figure, table, text_table
+
+if TYPE_CHECKING:
+    from mlcycle_nb.monitoring.maintenance import Maintenance
 
 
 class Listing(list[Any]):
@@ -66,6 +70,59 @@ class Silences(Listing):
                 one.reason,
             )
             for one in self
+        ]
+
+
+class MaintenanceWindows(Listing):
+    """Maintenance windows, the newest first.
+
+    Parameters
+    ----------
+    found : iterable of Maintenance
+    now : datetime
+        The time that "in force" is about.
+    """
+
+    headers = ("maintenance", "state", "service", "kind", "when", "by", "reason")
+    empty = "no maintenance is planned"
+
+    def __init__(self, found: Iterable[Maintenance], now: datetime) -> None:
+        super().__init__(found)
+        self._now = now
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return [
+            (
+                one.id,
+                self._state(one),
+                f"{one.environment}/{one.model or '*'}",
+                one.kind or "every kind",
+                one.when,
+                one.created_by,
+                one.reason,
+            )
+            for one in self
+        ]
+
+    def _state(self, one: Maintenance) -> str:
+        until, begins = one.until(self._now), one.next_begin(self._now)
+        if one.phase == "planned" and until is not None:
+            return f"in force until {until.strftime('%Y-%m-%d %H:%M:%S')}"
+        if one.phase == "planned" and begins is not None:
+            return f"next {begins.strftime('%Y-%m-%d %H:%M:%S')}"
+        return one.phase if one.phase != "planned" else "over"
+
+
+class AlertActions(Listing):
+    """What alerts did by policy, the newest first."""
+
+    headers = ("action", "phase", "alert", "service", "since", "outcome")
+    empty = "no alert has done anything"
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        since = "%Y-%m-%d %H:%M:%S"
+        return [
+            (one.action, one.phase, one.alert, one.monitor, one.created_at.strftime(since), one.outcome) for one in self
         ]
 
 

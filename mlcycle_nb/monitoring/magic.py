@@ -1,4 +1,4 @@
-"""``%monitor``, ``%alerts``, ``%silence`` and ``%label``."""
+"""``%monitor``, ``%alerts``, ``%silence``, ``%maintenance`` and ``%label``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ class MonitoringMagics(StageMagics):
     @argument("--confirm", type=int, metavar="N", help="drifted windows in a row before an alert fires (default 1)")
     @argument("--since", default="now", help="now, beginning, or a duration such as 15m")
     @argument("--replay", metavar="RECORDED", help="only say what it would have found in 24h, or in a recording")
+    @argument("--repeat", default="4h", metavar="DURATION", help="a firing alert is told again after this")
+    @argument("--group-by", default="kind", metavar="WHAT", help="alerts that share messages: of one kind, or service")
+    @argument("--group", default="5m", metavar="DURATION", help="least time between two messages about one group")
+    @argument(
+        "--on-alert",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KIND=ACTION",
+        help="what a firing alert does, once: pause, rollback or retrain; such as accuracy=rollback drift=retrain",
+    )
     @argument("--wait-windows", type=int, metavar="N", help="block until N windows have been judged")
     @argument("--timeout", default="10m", help="with --wait-windows: how long at most")
     @argument("--show", action="store_true", help="only show the monitor that there is")
@@ -67,13 +78,17 @@ class MonitoringMagics(StageMagics):
                 channels=args.channel,
                 confirm_windows=1 if args.confirm is None else args.confirm,
                 since=args.since,
+                repeat=args.repeat,
+                group_by=args.group_by,
+                group=args.group,
+                on_alert=args.on_alert,
             )
         if args.wait_windows is not None:
             handle.wait_windows(args.wait_windows, parse_duration(args.timeout, what="--timeout").total_seconds())
         return self.deliver(handle, args)
 
     @magic_arguments("%alerts")
-    @argument("verb", nargs="?", default="list", choices=["list", "ack", "resolve"])
+    @argument("verb", nargs="?", default="list", choices=["list", "ack", "resolve", "actions"])
     @argument("alert", nargs="?", help="with ack and resolve: which one")
     @argument("--model", help="only alerts of this model")
     @argument("--env", help="only alerts of this environment")
@@ -82,14 +97,17 @@ class MonitoringMagics(StageMagics):
     @output_options
     @line_magic
     def alerts(self, line: str) -> Any:
-        """List alerts, take one on, or say that its trouble is over."""
-        from mlcycle_nb.monitoring.listings import Alerts
+        """List alerts and what they did, take one on, or say that its trouble is over."""
+        from mlcycle_nb.monitoring.listings import AlertActions, Alerts
 
         args = parse(self.alerts, line)
         monitoring = self.workspace.monitoring
         if args.verb == "list":
             found = monitoring.alerts(args.model, environment=args.env, open_only=not args.all)
             return self.deliver(Alerts(found), args)
+        if args.verb == "actions":
+            taken = monitoring.alert_actions(args.model, environment=args.env or "production")
+            return self.deliver(AlertActions(taken), args)
         if args.alert is None:
             known = ", ".join(one.id for one in monitoring.alerts(open_only=True)) or "none is open"
             raise InvalidInput("which alert is missing", where=f"%alerts {args.verb}", remedy=f"open: {known}")
@@ -121,6 +139,45 @@ class MonitoringMagics(StageMagics):
             args.model, environment=args.env, duration=args.duration, kind=args.kind, reason=args.reason
         )
         return self.deliver(Silences([made]), args)
+
+    @magic_arguments("%maintenance")
+    @argument("model", nargs="?", default="", help="name of the model; without it, all of the environment")
+    @argument("--env", default="production", help="environment")
+    @argument("--at", metavar="TIME", help="begin: 2027-01-31T22:00 for once, 02:00 with --every; without it, list all")
+    @argument("--for", dest="duration", metavar="DURATION", help="how long, such as 2h")
+    @argument("--every", default="", metavar="DAYS", help="sun, mon,thu, day, weekday, weekend, or 1. of the month")
+    @argument("--zone", default="UTC", metavar="ZONE", help="time zone of --at, such as Europe/Berlin")
+    @argument("--kind", default="", help="only this kind of alert, such as data_drift")
+    @argument("--reason", default="", help="what is being done")
+    @argument("--end", metavar="ID", help="end this one for good")
+    @output_options
+    @line_magic
+    def maintenance(self, line: str) -> Any:
+        """Plan when alerts are neither told nor acted on, once or again and again; they are recorded all the same."""
+        from mlcycle_nb.monitoring.listings import MaintenanceWindows
+
+        args = parse(self.maintenance, line)
+        monitoring, now = self.workspace.monitoring, self.workspace.clock.now()
+        if args.end:
+            return self.deliver(MaintenanceWindows([monitoring.end_maintenance(args.end)], now), args)
+        if args.at is None and args.duration is None:
+            return self.deliver(MaintenanceWindows(monitoring.maintenance(), now), args)
+        if args.at is None or args.duration is None:
+            missing = "--at TIME" if args.at is None else "--for DURATION"
+            raise InvalidInput(
+                f"{missing} is missing", where="%maintenance", remedy="write such as --at 02:00 --for 2h"
+            )
+        made = monitoring.plan_maintenance(
+            args.model,
+            environment=args.env,
+            start=args.at,
+            duration=args.duration,
+            every=args.every,
+            zone=args.zone,
+            kind=args.kind,
+            reason=args.reason,
+        )
+        return self.deliver(MaintenanceWindows([made], now), args)
 
     @magic_arguments("%label")
     @argument("model", help="name of the model")

@@ -94,6 +94,9 @@ class DriftPanel(Panel[DriftState]):
             drawn.append(charts.drift_heat_map(state.windows))
         if state.told is not None:
             drawn += [charts.distribution(one) for one in state.told.shares]
+        estimated = charts.accuracy(state.windows, state.performance)
+        if estimated is not None:
+            drawn.append(estimated)
         series = [charts.metric_series(state.metrics, metric) for metric in _SERIES]
         if not any(series[:3]):
             series = [charts.window_latency(state.windows), *series[3:]]
@@ -149,6 +152,9 @@ def _lines(state: DriftState) -> list[str]:
     dropped = sum(one.dropped for one in status.versions)
     if dropped:
         lines.append(f"{dropped} rows could not be logged and are in no window")
+    if state.told is not None and any(finding.note for finding in state.told.findings):
+        lines.append("rows depend on one another: p-values are smaller than they ought to be")
+    lines += [_estimated_line(window) for window in _newest_of_each(state.windows)]
     if status.error:
         lines.append(f"last error: {status.error}")
     lines += [f"message {one.id} {one.phase}: {one.detail}" for one in status.undelivered[:3]]
@@ -163,6 +169,18 @@ def counted(windows: Sequence[WindowVerdict]) -> str:
         for outcome, word in (("passed", "without drift"), ("failed", "drifted"), ("inconclusive", "inconclusive"))
         if outcome in outcomes
     )
+
+
+def _newest_of_each(windows: Sequence[WindowVerdict]) -> list[WindowVerdict]:
+    newest = {window.version: window for window in windows if window.estimated is not None}
+    return [newest[version] for version in sorted(newest)]
+
+
+def _estimated_line(window: WindowVerdict) -> str:
+    found = window.estimated
+    assert found is not None  # the caller looked
+    said = found.why if found.value is None else figure(found.value, "", found.low, found.high)
+    return f"accuracy without labels, version {window.version}, window {window.index}: {said}"
 
 
 def _window_line(window: WindowVerdict) -> str:
@@ -184,7 +202,7 @@ def _finding_row(finding: Finding) -> tuple[str, ...]:
         figure(finding.bound),
         figure(finding.adjusted),
         finding.detector,
-        finding.why,
+        "; ".join(text for text in (finding.why, finding.note) if text),
     )
 
 

@@ -19,6 +19,8 @@ MODEL_DRIFT = "model_drift"
 NO_DATA = "no_data"
 ALERT_KINDS = (DATA_DRIFT, PREDICTION_DRIFT, JOINT_DRIFT, MODEL_DRIFT, NO_DATA)
 
+GROUPS = ("kind", "service")
+
 PENDING, FIRING, ACKNOWLEDGED, RESOLVED = "pending", "firing", "acknowledged", "resolved"
 OPEN_PHASES = (PENDING, FIRING, ACKNOWLEDGED)
 
@@ -53,6 +55,10 @@ class Monitor(Record):
         Grows when the monitor is started again in another way; streams of an earlier generation are left alone.
     digests : dict
         Package digest of each version known at the start.
+    group_by : {"kind", "service"}
+        Which alerts share messages: those of one kind, or all of the service.
+    on_alert : dict
+        Kind of alert to the actions that are taken, once each, when one fires.
     """
 
     KIND: ClassVar[str] = "monitor"
@@ -73,6 +79,8 @@ class Monitor(Record):
     generation: int = 1
     digests: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    group_by: str = "kind"
+    on_alert: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -107,6 +115,10 @@ class Alert(Record):
         Messages made so far; each one's key is the alert's id and its number.
     told_resolved : bool
         Whether the end needs no message any more.
+    flaps : int
+        How often it ended and fired again before anybody was told of the end.
+    closed_by : str
+        Who said that it is over; empty when the windows did.
     """
 
     KIND: ClassVar[str] = "alert"
@@ -123,6 +135,8 @@ class Alert(Record):
     notified_at: datetime | None = None
     notifications: int = 0
     told_resolved: bool = False
+    flaps: int = 0
+    closed_by: str = ""
 
     @property
     def name(self) -> str:
@@ -190,6 +204,7 @@ class Notification(Record):
     monitor: str
     channel: str
     message: dict[str, str | int | float | bool | None]
+    receiver: str = ""  # which one, of a channel that has several
     delivered_at: datetime | None = None
     detail: str = ""
 
@@ -227,6 +242,8 @@ class Finding:
         How large the difference is, and how large it must be to count.
     why : str
         Reason when insufficient.
+    note : str
+        What makes the p-value smaller than it ought to be: rows that depend on one another.
     """
 
     name: str
@@ -238,6 +255,7 @@ class Finding:
     effect: float | None = None
     bound: float | None = None
     why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +266,16 @@ class Shares:
     bins: tuple[str, ...]
     reference: tuple[float, ...]
     current: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated:
+    """Accuracy in one window without any label of it; nothing but the reason when the confidence is not calibrated."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +292,10 @@ class WindowVerdict:
         Drifted and insufficient ones first; cut to the first 256.
     levels : dict
         Level at which each family was tested in this window.
+    reference : str
+        Digest of the reference columns that it was compared with, and of how; equal digests are comparable verdicts.
+    estimated : Estimated, optional
+        How often the model was right in this window, as far as its own confidence tells; None when it has none.
     """
 
     time: datetime
@@ -282,6 +314,8 @@ class WindowVerdict:
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
     why: str = ""
+    reference: str = ""
+    estimated: Estimated | None = None
 
     def drifted(self, family: str = "") -> tuple[Finding, ...]:
         """Return the drifted findings of a family, or of all."""

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import InvalidInput, NotFound, Refused, did_you_mean
-from mlcycle_nb.monitoring import alerts, channels, detectors, state
+from mlcycle_nb.monitoring import actions, alerts, channels, detectors, state
+from mlcycle_nb.monitoring.action_records import AlertAction
 from mlcycle_nb.monitoring.handle import MonitorHandle
+from mlcycle_nb.monitoring.maintenance import Maintenance, check_plan, parse_days
 from mlcycle_nb.monitoring.records import (
     ALERT_KINDS,
+    GROUPS,
     OPEN_PHASES,
     Alert,
     Monitor,
@@ -83,6 +86,9 @@ class ModelMonitor:
         clear_windows: int = 2,
         repeat: str = "4h",
         stale_after: str = "60s",
+        group_by: str = "kind",
+        group: str = "5m",
+        on_alert: Sequence[str] = (),
     ) -> MonitorHandle:
         """Watch a deployed model: one verdict for each full window of served rows, of each version.
 
@@ -103,13 +109,19 @@ class ModelMonitor:
         categorical : sequence of str
             Features to take for categories; others are judged by their reference values.
         channels : sequence of str, optional
-            Where alerts go: ``notebook``, ``log`` and, when one is set, ``webhook``.
+            Where alerts go: ``notebook``, ``log`` and, when they are set up, ``webhook`` and ``apprise``.
         since : str
             ``now``, ``beginning`` (all that is logged), or a duration such as ``15m``.
         confirm_windows, clear_windows : int
             Drifted windows in a row before an alert fires, and clear ones before it is resolved.
         repeat, stale_after : str
             Durations: when a firing alert is told again, and how long rows may be absent before that is a state.
+        group_by : {"kind", "service"}
+            Which alerts share messages: those of one kind, or all of the service.
+        group : str
+            Least time between two messages about one group.
+        on_alert : sequence of str
+            Actions by policy, such as ``accuracy=rollback`` or ``drift=pause,retrain``; each once an alert.
 
         Raises
         ------
@@ -129,6 +141,9 @@ class ModelMonitor:
             clear_windows=_whole(clear_windows, "clear_windows", 1, 1000),
             repeat_seconds=parse_duration(repeat, what="repeat").total_seconds(),
             stale_seconds=parse_duration(stale_after, what="stale_after").total_seconds(),
+            group_by=_group_by(group_by),
+            group_seconds=parse_duration(group, what="group").total_seconds(),
+            on_alert=actions.parse_policy(on_alert),
         )
         stored = self._store(monitor, since)
         self._context.ensure_supervisor()
@@ -268,7 +283,9 @@ class ModelMonitor:
         if not reason.strip():
             raise InvalidInput("a reason is missing", where="resolve", remedy="say why the trouble is over")
         with self._context.store.transaction(actor=self._context.actor) as transaction:
-            alert = alerts.resolved_by_hand(transaction.get(Alert, alert_id), self._context.clock.now())
+            alert = alerts.resolved_by_hand(
+                transaction.get(Alert, alert_id), self._context.actor, self._context.clock.now()
+            )
             return transaction.update(alert, event="alert.resolved", reason=reason)
 
     def silence(
@@ -305,6 +322,85 @@ class ModelMonitor:
             if not silence.active:
                 raise Refused(f"silence {silence.id} is {silence.phase} already")
             return transaction.update(replace(silence, phase="ended"), event="silence.ended")
+
+    # -- maintenance -----------------------------------------------------------------------------------------
+
+    def plan_maintenance(
+        self,
+        model: str = "",
+        *,
+        environment: str = "production",
+        start: str,
+        duration: str,
+        reason: str,
+        every: str = "",
+        zone: str = "UTC",
+        kind: str = "",
+    ) -> Maintenance:
+        """Plan when alerts of a model, or of all of an environment, are neither told nor acted on.
+
+        Parameters
+        ----------
+        model : str
+            Empty: every model of the environment.
+        start : str
+            ``2027-01-31T22:00`` for a window that comes once, ``02:00`` with `every`; wall-clock time in `zone`.
+        duration : str
+            Such as ``2h``; at most 7 days when it recurs.
+        every : str
+            ``sun``, ``mon,thu``, ``day``, ``weekday``, ``weekend`` or days of the month such as ``1.``.
+        zone : str
+            IANA name of a time zone, such as ``Europe/Berlin``.
+        kind : str
+            Only this kind of alert.
+
+        Raises
+        ------
+        InvalidInput
+            When the plan cannot be read, or its only window is over.
+        """
+        watched = self._id(model, environment) if model else self._id("any", environment)
+        if kind and kind not in ALERT_KINDS:
+            raise InvalidInput("there is no such kind of alert", value=kind, remedy=_known_kinds(kind))
+        if not reason.strip():
+            raise InvalidInput("a reason is missing", where="maintenance", remedy="say what is being done")
+        now, days, length = self._context.clock.now(), parse_days(every), parse_duration(duration, what="duration")
+        plan = Maintenance(
+            id=f"maintenance-{uuid.uuid4().hex[:12]}",
+            phase="planned",
+            created_at=now,
+            environment=watched.partition("/")[0],
+            model=model,
+            kind=kind,
+            days=days,
+            start=check_plan(days, start, length, zone, now),
+            seconds=length.total_seconds(),
+            zone=zone,
+            reason=reason,
+            created_by=self._context.actor,
+        )
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            if model:
+                transaction.get(Monitor, watched)
+            return transaction.insert(plan, event="maintenance.planned", detail={"when": plan.when}, reason=reason)
+
+    def maintenance(self, *, environment: str | None = None, planned_only: bool = True) -> list[Maintenance]:
+        """Return maintenance windows, the newest first."""
+        phase = "planned" if planned_only else None
+        return self._context.store.find(Maintenance, name=environment, phase=phase)
+
+    def end_maintenance(self, maintenance_id: str) -> Maintenance:
+        """End a window, or a plan of recurring ones, for good."""
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            plan = transaction.get(Maintenance, maintenance_id)
+            if plan.phase != "planned":
+                raise Refused(f"maintenance {plan.id} is {plan.phase} already")
+            return transaction.update(replace(plan, phase="ended"), event="maintenance.ended")
+
+    def alert_actions(self, model: str | None = None, *, environment: str = "production") -> list[AlertAction]:
+        """Return what alerts did by policy, or why they did not; the newest first."""
+        name = None if model is None else self._id(model, environment)
+        return self._context.store.find(AlertAction, name=name)
 
     # -- labels ----------------------------------------------------------------------------------------------
 
@@ -484,6 +580,13 @@ def _bounds(given: Mapping[str, float]) -> dict[str, float]:
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound) or bound < 0:
             raise InvalidInput("an effect bound must be a finite number from 0", value=bound, where=name)
     return {name: float(bound) for name, bound in given.items()}
+
+
+def _group_by(value: str) -> str:
+    if value not in GROUPS:
+        remedy = f"{did_you_mean(str(value), GROUPS)}known: {', '.join(GROUPS)}"
+        raise InvalidInput("alerts are not grouped by this", value=value, remedy=remedy)
+    return value
 
 
 def _known_kinds(kind: str) -> str:

@@ -39,18 +39,8 @@ def test_every_stage_has_its_magics() -> None:
     """The names that notebooks are written with."""
     wanted = {
         *("mlcycle", "audit", "experiment", "runs", "model", "train", "validate", "deploy", "promote", "abort"),
-        *(
-            "pause",
-            "resume",
-            "rollback",
-            "disagreements",
-            "consumer",
-            "monitor",
-            "alerts",
-            "silence",
-            "label",
-            "retire",
-        ),
+        *("pause", "resume", "rollback", "disagreements", "consumer", "monitor", "alerts", "silence", "maintenance"),
+        *("label", "retire"),
         *("lifecycle", "approve"),
     }
 

@@ -16,14 +16,15 @@ from mlcycle_nb.plugins import Registry
 REGISTRIES = {
     "mlcycle_nb.validation.contract:checks": {"accuracy", "f1", "latency_p95_ms", "package_integrity", "roc_auc"},
     "mlcycle_nb.monitoring.detectors:DETECTORS": {"ks", "chi_squared", "alibi_ks", "psi"},
-    "mlcycle_nb.monitoring.channels:CHANNELS": {"notebook", "log", "webhook"},
+    "mlcycle_nb.monitoring.channels:CHANNELS": {"notebook", "log", "webhook", "apprise"},
+    "mlcycle_nb.monitoring.actions:ACTIONS": {"pause", "rollback", "retrain"},
     "mlcycle_nb.packages.formats:formats": {"onnx", "python"},
     "mlcycle_nb.training.search.samplers:SAMPLERS": {"tpe", "random", "grid", "qmc", "cmaes"},
     "mlcycle_nb.training.search.pruners:PRUNERS": {"none", "median", "asha", "hyperband", "percentile"},
 }
 # What a plug-in must offer, by its kind; the stages' own contract tests say what it must do.
 OFFERS = {"check": "measure", "detector": "compare", "channel": "deliver", "package format": "load"}
-OFFERS |= {"sampler": "__call__", "pruner": "__call__"}
+OFFERS |= {"action": "take", "sampler": "__call__", "pruner": "__call__"}
 
 
 def registry(place: str) -> Registry[Any]:

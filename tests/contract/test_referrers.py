@@ -24,6 +24,7 @@ from mlcycle_nb.deployment.records import (
 from mlcycle_nb.development.records import ModelAlias, RegisteredVersion, run_subject, version_subject
 from mlcycle_nb.development.referrers import referrers
 from mlcycle_nb.lifecycle.records import Approval, Lifecycle
+from mlcycle_nb.monitoring.action_records import AlertAction
 from mlcycle_nb.monitoring.records import Alert, Monitor
 from mlcycle_nb.retirement.records import Retirement
 from mlcycle_nb.stage_knowledge import record_kinds
@@ -50,6 +51,7 @@ NEEDS_NONE = {
     "consumer": "it names an environment",
     "silence": "it names a monitor",
     "notification": "it names an alert",
+    "maintenance": "it names a service",
     "trial": "it names a search and a job; its run is nested in the search's",
 }
 
@@ -178,6 +180,16 @@ SAMPLES: list[tuple[Record, str]] = [
             subjects=(),
             versions=(3,),
             summary="",
+        ),
+        VERSION,
+    ),
+    (
+        AlertAction(
+            **common("a-rollback", "queued"),
+            alert="a",
+            monitor="production/digits",
+            action="rollback",
+            versions=(3,),
         ),
         VERSION,
     ),

@@ -38,6 +38,7 @@ CATCHES_EVERYTHING = {
     "training/script_worker.py": "the user's script may raise anything, KeyboardInterrupt and SystemExit included",
     "training/service.py": "cleans up and raises again",
     "training/reproduce.py": "cleans up and raises again",
+    "training/retrain.py": "cleans up and raises again",
     "training/search/service.py": "cleans up and raises again",
     "training/packaging.py": "the model's own code runs here",
     "training/carry.py": "__reduce__ of foreign objects raises anything",

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Kind = Literal["numeric", "categorical", "joint"]
+Kind = Literal["numeric", "categorical", "joint", "tabular"]
 Floats: TypeAlias = npt.NDArray[np.float64]
 SMALLEST_SAMPLE = 20
 """Rows on either side below which no detector gives a verdict."""
@@ -32,12 +32,17 @@ class Detector(Protocol):
 
     Attributes
     ----------
-    kind : {"numeric", "categorical", "joint"}
-        ``numeric`` and ``categorical`` take one column, ``joint`` a matrix of all numeric columns at once.
+    kind : {"numeric", "categorical", "joint", "tabular"}
+        ``numeric`` and ``categorical`` take one column, ``joint`` a matrix of all numeric columns at once. A
+        ``tabular`` plug-in has `parts` instead of the members below: a mapping of kind to detector.
     effect_name : str
         What the effect is, for people.
     effect_bound : float
         Effect below which a difference is too small to matter, unless the monitor says otherwise.
+    smallest_sample : int, optional
+        Rows below which it gives no verdict; 20 by default.
+    ordered : bool, optional
+        Whether the window's rows are a stream: then their order matters, and that of the reference still does not.
     """
 
     kind: Kind
@@ -53,11 +58,22 @@ class Detector(Protocol):
         ...
 
 
-def unfit(reference: Floats, current: Floats) -> str:
+def parts_of(detector: Detector) -> tuple[Detector, ...]:
+    """Return a detector, or the detectors that it is made of."""
+    parts = getattr(detector, "parts", None)
+    return (detector,) if parts is None else tuple(parts.values())
+
+
+def smallest_of(detector: Detector) -> int:
+    """Return how many rows a detector needs on either side."""
+    return int(getattr(detector, "smallest_sample", SMALLEST_SAMPLE))
+
+
+def unfit(reference: Floats, current: Floats, smallest: int = SMALLEST_SAMPLE) -> str:
     """Return why these samples cannot be compared, or the empty text."""
     for what, sample in (("the reference", reference), ("the window", current)):
-        if len(sample) < SMALLEST_SAMPLE:
-            return f"{what} has {len(sample)} rows, under {SMALLEST_SAMPLE}"
+        if len(sample) < smallest:
+            return f"{what} has {len(sample)} rows, under {smallest}"
         bad = int(np.count_nonzero(~np.isfinite(sample).reshape(len(sample), -1).all(axis=1)))
         if bad:
             return f"{bad} of {len(sample)} values of {what} are not finite"

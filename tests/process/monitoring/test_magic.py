@@ -78,3 +78,32 @@ def test_refusals_name_what_is_wrong(run: Any, served: Served) -> None:
     ]:
         with pytest.raises(NotFound, match=error):
             run(name, line)
+
+
+def test_maintenance_holds_what_an_alert_does_and_what_cannot_be_done_is_told(
+    run: Any, served: Served, workspace: Workspace, until: Any
+) -> None:
+    """The whole way, with the real supervisor: a window in force, drift in it, the window ended by hand."""
+    now = workspace.clock.now()
+    with pytest.raises(InvalidInput, match="did you mean 'accuracy'"):
+        run("monitor", "credit --on-alert acuracy=rollback")
+    with pytest.raises(InvalidInput, match="--at TIME is missing"):
+        run("maintenance", "--for 2h")
+    run("monitor", "credit --detector ks --since beginning --channel log --on-alert drift=rollback accuracy=pause")
+    start = now.strftime("%Y-%m-%dT%H:%M")
+    [window] = run("maintenance", f"credit --at {start} --for 2h --reason 'load test'")
+    assert "in force until" in repr(run("maintenance"))
+    moved = rows(100, 5)
+    moved[:, 4] += 2
+    served.send(moved)
+    run("monitor", "credit --show --wait-windows 1")
+    [alert] = [a for a in run("alerts") if a.kind == "data_drift"]
+    [held] = run("alerts", "actions")
+    assert held.phase == "queued"
+    assert workspace.monitoring.notifications(alert.id) == []
+
+    assert run("maintenance", f"--end {window.id}")[0].phase == "ended"
+    until(lambda: run("alerts", "actions")[0].phase == "refused")
+    until(lambda: {n.phase for n in workspace.monitoring.notifications(alert.id)} == {"delivered"})
+    assert "nothing is deployed" in repr(run("alerts", "actions"))
+    assert repr(run("maintenance")) == "no maintenance is planned"

@@ -146,7 +146,7 @@ class TestPhases:
         with pytest.raises(Refused, match="is resolved"):
             acknowledged(over, "ana@lab", NOW)
         with pytest.raises(Refused, match="is resolved already"):
-            resolved_by_hand(over, NOW)
+            resolved_by_hand(over, "ana", NOW)
 
 
 class TestEvidence:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.monitoring.alerts import Evidence
+from mlcycle_nb.monitoring.alerts import Evidence, resolved_by_hand
 from mlcycle_nb.monitoring.channels import CHANNELS
 from mlcycle_nb.monitoring.channels._contract import Delivery
 from mlcycle_nb.monitoring.channels.notebook import owner
 from mlcycle_nb.monitoring.delivery import AlertController, NotificationController, SilenceController
 from mlcycle_nb.monitoring.incidents import record_evidence
+from mlcycle_nb.monitoring.maintenance import Maintenance
 from mlcycle_nb.monitoring.records import Alert, Monitor, Notification, Silence
 from mlcycle_nb.monitoring.windows import Streak
 from mlcycle_nb.supervisor.loop import ReconcileLoop
@@ -57,9 +58,9 @@ def turn(context: Context) -> Callable[[], None]:
     return run
 
 
-def seen(context: Context, monitor: Monitor, state: str, streak: Streak) -> Alert | None:
+def seen(context: Context, monitor: Monitor, state: str, streak: Streak, kind: str = "data_drift") -> Alert | None:
     evidence = Evidence(
-        kind="data_drift",
+        kind=kind,
         version=1,
         state=state,
         subjects=("age",),
@@ -215,3 +216,111 @@ def test_a_stopped_monitor_still_tells_of_its_alert(context: Context, declare, t
     turn()
 
     assert len(channel.given) == 1
+
+
+def test_maintenance_holds_the_message_and_lets_go_of_what_ends_in_it(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    monitor, now = declare(channels=("capturing",)), context.clock.now()
+    window = Maintenance(
+        id="m1",
+        phase="planned",
+        created_at=now,
+        environment="production",
+        model="",
+        kind="",
+        days=(),
+        start=now.replace(tzinfo=None).isoformat(),
+        seconds=3600.0,
+        zone="UTC",
+        reason="new hardware",
+        created_by="ana",
+    )
+    with context.store.transaction(actor="ana") as transaction:
+        transaction.insert(window, event="maintenance.planned")
+    first = fire(context, monitor)
+    turn()
+    seen(context, monitor, "clear", Streak(clear=2))
+    turn()
+    second = fire(context, monitor)
+    turn()
+    assert channel.given == []
+    assert context.store.get(Alert, first.id).told_resolved
+
+    fake_clock.advance(timedelta(hours=1))
+    turn()
+    assert [message["alert"] for _, message in channel.given] == [second.id]
+
+
+def test_alerts_of_a_service_share_a_message_when_asked_to(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    monitor = declare(channels=("capturing",), group_by="service")
+    for kind in ("data_drift", "prediction_drift", "joint_drift"):
+        seen(context, monitor, "bad", Streak(bad=1), kind=kind)
+    turn()
+    [(key, message)] = channel.given
+
+    assert set(str(message["kind"]).split(", ")) == {"data_drift", "prediction_drift", "joint_drift"}
+    assert len(str(message["alerts"]).split(", ")) == 3
+    assert key == f"{message['alert']}-1"
+    seen(context, monitor, "bad", Streak(bad=1), kind="model_drift")
+    turn()
+    assert len(channel.given) == 1, "the group's interval holds for a new kind too"
+    fake_clock.advance(timedelta(seconds=300))
+    turn()
+    assert [m["kind"] for _, m in channel.given][1:] == ["model_drift"]
+
+
+@pytest.mark.parametrize("flaps", [150, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])])
+def test_trouble_that_comes_and_goes_is_one_message_an_interval(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock, flaps: int
+) -> None:
+    monitor = declare(channels=("capturing",), group_seconds=300.0, repeat_seconds=14_400.0)
+    first = fire(context, monitor)
+    turn()
+    for number in range(1, flaps):
+        seen(context, monitor, "clear", Streak(clear=2))
+        fire(context, monitor)
+        fake_clock.advance(timedelta(seconds=250 / flaps))
+        if number % (flaps // 10) == 0:
+            turn()
+    assert [message["status"] for _, message in channel.given] == ["firing"]
+    assert [alert.id for alert in context.store.find(Alert)] == [first.id]
+    assert context.store.get(Alert, first.id).flaps == flaps - 1
+
+    fake_clock.advance(timedelta(seconds=300))
+    turn()
+    assert len(channel.given) == 1, "to its receivers it fires still, and the repeat interval is four hours"
+    seen(context, monitor, "clear", Streak(clear=2))
+    turn()
+    assert [message["status"] for _, message in channel.given] == ["firing", "resolved"]
+    assert channel.given[-1][1]["flaps"] == flaps - 1
+
+
+def test_what_a_person_closed_is_not_opened_again(context: Context, declare, turn, channel: Capturing) -> None:
+    monitor = declare(channels=("capturing",))
+    first = fire(context, monitor)
+    turn()
+    with context.store.transaction(actor="ana") as transaction:
+        now = context.clock.now()
+        transaction.update(resolved_by_hand(transaction.get(Alert, first.id), "ana", now), event="alert.resolved")
+
+    assert fire(context, monitor).id != first.id
+
+
+def test_two_threads_that_tell_of_one_group_make_one_message(
+    context: Context, declare, turn, channel: Capturing
+) -> None:
+    """Both looked before either had told."""
+    monitor = declare(channels=("capturing",), group_by="service")
+    for kind in ("data_drift", "joint_drift"):
+        seen(context, monitor, "bad", Streak(bad=1), kind=kind)
+    controller = AlertController(context)
+    views = [(alert, controller.observe(alert)) for alert in context.store.find(Alert, active=True)]
+    for alert, view in views:
+        assert controller.next_action(alert, view, context.clock.now()) == "tell"
+    for alert, view in views:
+        controller.act("tell", alert, view)
+
+    assert len(context.store.find(Notification)) == 1

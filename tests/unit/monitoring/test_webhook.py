@@ -293,4 +293,4 @@ class TestChoice:
             resolve(["webhok"], context.settings)
 
     def test_listing_loads_nothing(self) -> None:
-        assert CHANNELS.names() == ["log", "notebook", "webhook"]
+        assert CHANNELS.names() == ["apprise", "log", "notebook", "webhook"]
