@@ -646,6 +646,7 @@ class ModelDeploymentManager:
             DeploymentStrategy.CANARY,
             reason=reason or f"follows the shadow {record.id}",
             supersede=not record.ended,
+            runtime=record.runtime,
             **following.canary_options(record),
         )
 
