@@ -153,14 +153,14 @@ class TrainingMagics(StageMagics):
         return self._follow(self.workspace.training.attach(args.job), args)
 
     def _logs(self, args: Namespace) -> Any:
-        from mlcycle_nb.notebook.html import Text
+        from mlcycle_nb.notebook.html import Printed
         from mlcycle_nb.training.log_view import follow_logs
 
         training = self.workspace.training
         if args.follow:
             left = follow_logs(training, args.job, rank=args.rank, lines=args.lines)
             return None if left is None else self.deliver(left, args)
-        return self.deliver(Text(training.logs(args.job, rank=args.rank, lines=args.lines)), args)
+        return self.deliver(Printed(training.logs(args.job, rank=args.rank, lines=args.lines)), args)
 
     def _stop(self, args: Namespace) -> Any:
         training = self.workspace.training

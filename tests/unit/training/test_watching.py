@@ -220,7 +220,7 @@ class TestTrouble:
         event = {"kind": "metrics", "rank": 0, "time": 1.0, "epoch": 0, "step": 1, "values": {"f1": float("nan")}}
         progress.apply(event)
 
-        assert trouble_of(self.look(make_job(context), progress=progress)) == "NaN or infinite: f1 1 times"
+        assert trouble_of(self.look(make_job(context), progress=progress)) == "NaN or infinite: f1 once"
 
     def test_a_long_and_hostile_message_stays_one_short_line(self, context: Context) -> None:
         """Whatever a worker says."""
