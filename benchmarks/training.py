@@ -90,6 +90,7 @@ def print_first_step(root: Path) -> None:
         ours.append(_launch(list(plan.argv), dict(plan.env), stamp))
         stamp = root / f"bare-{number}"
         argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        argv.append(f"--log-dir={root}/logs")  # else it leaves a folder in /tmp
         bare.append(_launch([*argv, str(root / "bare.py"), str(stamp)], {"OMP_NUM_THREADS": "1"}, stamp))
     mine, plain = statistics.median(ours), statistics.median(bare)
     print(f"first step, 2 processes: ours {mine:.2f} s, bare torchrun {plain:.2f} s, ratio {mine / plain:.2f}")

@@ -10,12 +10,16 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import MLCycleError
 from mlcycle_nb.notebook.html import badge, heading, table, text_table
 from mlcycle_nb.outcomes import Outcome, overall
+
+if TYPE_CHECKING:
+    from mlcycle_nb.development.environments.records import Environment
+    from mlcycle_nb.development.environments.service import Environments
 
 _HEADERS = ("check", "state", "found", "what to do")
 _LEAST_FREE_BYTES = 1_073_741_824
@@ -161,7 +165,7 @@ def _environments(context: Context) -> list[Finding]:
     return findings
 
 
-def _environment(environments: Any, record: Any) -> tuple[Outcome, str]:
+def _environment(environments: Environments, record: Environment) -> tuple[Outcome, str]:
     if record.active:
         from mlcycle_nb.supervisor.start import find_supervisor
 

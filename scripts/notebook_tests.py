@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from throwaway import throwaway_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZE = ROOT / "tests" / "notebooks" / "sanitize.cfg"
@@ -24,29 +24,13 @@ def main() -> int:
 
 
 def _run(notebook: Path) -> int:
-    from mlcycle_nb.workspace import Workspace
-
-    with tempfile.TemporaryDirectory(prefix="nbval-") as folder:
-        home = Path(folder) / ".mlcycle"
-        environment = dict(
-            os.environ,
-            MLCYCLE_HOME=str(home),
-            MLCYCLE_KEYS=f"{folder}/keys",
-            MLCYCLE_CLOCK="offset",
-            MLCYCLE_LIVE="0",
-            JUPYTER_DATA_DIR=f"{folder}/jupyter",  # kernels of environments are put there
-        )
+    with throwaway_workspace("nbval-") as (_, environment):
         command = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"),
             *("--nbval-cell-timeout", "300", "--nbval-sanitize-with", str(SANITIZE), str(notebook)),
             *("-o", "timeout=900", "-o", "testpaths="),
         ]
-        code = subprocess.run(command, env=environment, cwd=ROOT).returncode
-        os.environ["MLCYCLE_KEYS"] = f"{folder}/keys"
-        if home.is_dir():
-            with Workspace.open(home) as workspace:
-                workspace.down()
-        return code
+        return subprocess.run(command, env=environment, cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import os
 import re
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from throwaway import throwaway_workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 SOMEBODY = "you@laptop"
@@ -36,33 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _execute(notebook: Path) -> Any:
-    from mlcycle_nb.workspace import Workspace
-
-    with tempfile.TemporaryDirectory(prefix="outputs-") as name:
-        folder = Path(name)
-        home, out = folder / ".mlcycle", folder / notebook.name
-        environment = dict(
-            os.environ,
-            MLCYCLE_HOME=str(home),
-            MLCYCLE_KEYS=f"{folder}/keys",
-            MLCYCLE_CLOCK="offset",
-            MLCYCLE_LIVE="0",
-            JUPYTER_DATA_DIR=f"{folder}/jupyter",  # kernels of environments are put there
-        )
-        command = [
-            sys.executable,
-            "-m",
-            "jupyter",
-            "execute",
-            f"--output={out}",
-            "--timeout=600",
-            str(notebook.resolve()),
-        ]
+    with throwaway_workspace("outputs-") as (folder, environment):
+        out = folder / notebook.name
+        arguments = [f"--output={out}", "--timeout=600", str(notebook.resolve())]
+        command = [sys.executable, "-m", "jupyter", "execute", *arguments]
         code = subprocess.run(command, env=environment, cwd=folder).returncode
-        os.environ["MLCYCLE_KEYS"] = f"{folder}/keys"
-        if home.is_dir():
-            with Workspace.open(home) as workspace:
-                workspace.down()
         return _cleaned(nbformat.read(out, as_version=4), folder) if code == 0 else None
 
 

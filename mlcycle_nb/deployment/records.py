@@ -14,6 +14,8 @@ from mlcycle_nb.store import Record
 WHOLE = 10_000
 """Weights are integers out of this many, so that sums are exact."""
 HISTORY_LIMIT = 60
+RETIREMENT_TAG = "mlcycle.retirement"
+"""A tag of a version that is being retired, or is: the retirement's name; empty when it was cancelled."""
 
 
 class DeploymentStrategy(StrEnum):

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from mlcycle_nb.deployment.records import Revision
+from mlcycle_nb.deployment.records import RETIREMENT_TAG, Revision
+from mlcycle_nb.deployment.revisions import IDLE
+from mlcycle_nb.development.records import RegisteredVersion, version_id
 from mlcycle_nb.errors import Refused
 
 if TYPE_CHECKING:
@@ -60,7 +62,13 @@ def check_runtime(context: Context, runtime: str, digest: str) -> None:
 def users(context: Context, name: str) -> list[str]:
     """Return the versions whose replicas run in an environment, or would when they are brought back."""
     found = [revision for revision in context.store.find(Revision) if revision.runtime == name]
+    found = [one for one in found if one.phase not in IDLE or _may_return(context, one)]
     return [f"replicas of {one.model}/{one.model_version} in {one.environment} ({one.phase})" for one in found]
+
+
+def _may_return(context: Context, revision: Revision) -> bool:
+    version = context.store.maybe(RegisteredVersion, version_id(revision.model, revision.model_version))
+    return version is not None and not version.tags.get(RETIREMENT_TAG)
 
 
 def _why_no_replica(python: str) -> str:

@@ -13,6 +13,7 @@ from mlcycle_nb.deployment.begin import Wish, begin, declare_gateway, held
 from mlcycle_nb.deployment.consumers import ConsumerState, NewConsumer
 from mlcycle_nb.deployment.policy import make_policy, parse_strategy, whole_number
 from mlcycle_nb.deployment.records import (
+    RETIREMENT_TAG,
     WHOLE,
     DeploymentStrategy,
     Gateway,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from mlcycle_nb.serving.client import ServingClient
 
 _DEFAULT = {"dev": DeploymentStrategy.ALL_AT_ONCE, "production": DeploymentStrategy.CANARY}
-RETIREMENT_TAG = "mlcycle.retirement"
 """Tag of a version that retirement has begun with: it must not come back."""
 
 
@@ -192,7 +192,8 @@ class ModelDeploymentManager:
         version = self._resolve(reference)
         self._refuse_retiring(version)
         self._check_package(version.package_digest, f"{version.name}/{version.version}")
-        check_runtime(self.context, runtime, version.package_digest)
+        overridden = self._pass_gates(version, environment, force=force, reason=reason)
+        check_runtime(self.context, runtime, version.package_digest)  # takes seconds, so it comes last
         wish = Wish(
             environment=environment,
             model=version.name,
@@ -204,7 +205,7 @@ class ModelDeploymentManager:
             policy=policy,
             supersede=supersede,
             reason=reason,
-            overridden=self._pass_gates(version, environment, force=force, reason=reason),
+            overridden=overridden,
         )
         return self._begin(wish)
 

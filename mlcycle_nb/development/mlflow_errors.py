@@ -20,6 +20,9 @@ KINDS: dict[str, type[MLCycleError]] = {
 }
 """Error code -> our class; every other code says that the tracking server failed."""
 
+_TWO_WROTE = ("UNIQUE constraint failed", "UniqueViolation", "Duplicate entry")
+"""How SQLite, PostgreSQL and MySQL say that a row exists by now, which MLflow passes on as a wrong value."""
+
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
@@ -32,6 +35,8 @@ def translated(where: str) -> Iterator[None]:
     except MlflowException as failure:
         code = str(getattr(failure, "error_code", ""))
         problem = (str(failure).splitlines() or [""])[0] or code
+        if any(sign in problem for sign in _TWO_WROTE):
+            raise Conflict("somebody else wrote the same at this moment", where=where) from failure
         if code in KINDS:
             raise KINDS[code](problem, where=where) from failure
         raise EngineError(

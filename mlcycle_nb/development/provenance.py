@@ -17,8 +17,8 @@ from typing import Any
 
 from mlcycle_nb.development.data_digest import NoDigest, data_digest
 from mlcycle_nb.development.lineage import local_code
-from mlcycle_nb.development.lineage.cell_log import log_of
-from mlcycle_nb.development.lineage.document import read_document
+from mlcycle_nb.development.lineage.cell_log import CellLog, Execution, log_of
+from mlcycle_nb.development.lineage.document import Document, read_document
 from mlcycle_nb.development.lineage.effects import imported_modules
 from mlcycle_nb.development.lineage.verdict import why_not
 from mlcycle_nb.notebook.live import shell
@@ -132,15 +132,17 @@ def capture(
     needs : iterable of str
         Names of the notebook that the run uses besides those in the cell's text.
     """
-    current, before = session_cells()
+    log = log_of(shell())
+    executions = [] if log is None else log.executions()
+    current, before = _sources(executions)
     text = current if cell is None else cell
     top, commit, diff, untracked = _git(folder or Path.cwd())
     packages = installed_packages()
     digests, undigested = _data_digests(data or {})
-    log = log_of(shell())
-    executions = [] if log is None else log.executions()
     code = local_code.local_modules({name for e in executions for name in imported_modules(e.code)})
-    reasons = _cell_reasons(executions, needs) + undigested
+    reasons = (
+        undigested if log is None else [*_cell_reasons(log, read_document(shell()), executions, needs), *undigested]
+    )
     reasons += local_code.unrecorded(code, Path(top), commit, untracked)
     if len(diff) > DIFF_LIMIT:
         reasons.append(
@@ -173,15 +175,10 @@ def capture(
     )
 
 
-def _cell_reasons(executions: list[Any], needs: Iterable[str]) -> list[str]:
-    running = shell()
-    log = log_of(running)
-    if log is None:
-        return []
-    document = read_document(running)
-    return why_not(
-        executions, needs=needs, deleted=log.deleted, document=document, to_python=lambda text: log.to_python(text)
-    )
+def _cell_reasons(
+    log: CellLog, document: Document | None, executions: list[Execution], needs: Iterable[str]
+) -> list[str]:
+    return why_not(executions, needs=needs, deleted=log.deleted, document=document, to_python=log.to_python)
 
 
 def _data_digests(data: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -198,28 +195,31 @@ def _data_digests(data: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
 
 def later_cells(origin: Provenance) -> tuple[list[str], tuple[str, ...]]:
     """Return the cells that ran after the one in which `origin` was captured, and what is not reproducible by now."""
-    current, before = session_cells()
-    cells = [*before, current] if current else list(before)
+    log = log_of(shell())
+    if log is None:
+        return [], ()
+    executions = log.executions()
+    cells = [execution.source for execution in executions]
     begun = len(origin.cells_before)
     if cells[: begun + 1] != [*origin.cells_before, origin.cell]:
         return [], ()  # another kernel, or none
     after = cells[begun + 1 :]
-    log = log_of(shell())
-    if not after or log is None:
+    if not after:
         return [], ()
-    executions = log.executions()
-    reasons = [
-        reason for end in range(begun + 2, len(executions) + 1) for reason in _cell_reasons(executions[:end], ())
-    ]
+    document = read_document(shell())
+    ends = range(begun + 2, len(executions) + 1)
+    reasons = [reason for end in ends for reason in _cell_reasons(log, document, executions[:end], ())]
     return after, tuple(dict.fromkeys((*origin.not_reproducible, *reasons)))
 
 
 def session_cells() -> tuple[str, tuple[str, ...]]:
     """Return the cell that runs now and those that ran before it in this kernel, verbatim; empty outside IPython."""
     log = log_of(shell())
-    if log is None:
-        return "", ()
-    cells = [execution.source for execution in log.executions()]
+    return _sources([] if log is None else log.executions())
+
+
+def _sources(executions: list[Execution]) -> tuple[str, tuple[str, ...]]:
+    cells = [execution.source for execution in executions]
     return (cells[-1], tuple(cells[:-1])) if cells else ("", ())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ METRICS_PER_BATCH = 1000
 RUNS_PER_PAGE = 1000
 PARAMETERS_PER_BATCH = 100
 TAGS_PER_BATCH = 100
+ROW_ATTEMPTS = 5
 
 
 class Tracking:
@@ -266,8 +267,7 @@ class Tracking:
 
     def set_alias(self, name: str, alias: str, number: int) -> None:
         """Point an alias at a version."""
-        with self._client() as client:
-            client.set_registered_model_alias(name, alias, str(number))
+        self._write_row(lambda client: client.set_registered_model_alias(name, alias, str(number)))
 
     def remove_alias(self, name: str, alias: str) -> None:
         """Remove an alias; one that is not there is removed already."""
@@ -276,10 +276,20 @@ class Tracking:
 
     def tag_version(self, name: str, number: int, key: str, value: str) -> None:
         """Set a tag of a version."""
-        with self._client() as client:
-            client.set_model_version_tag(name, str(number), key, value)
+        self._write_row(lambda client: client.set_model_version_tag(name, str(number), key, value))
 
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _write_row(self, write: Callable[[Any], None]) -> None:
+        """Write one row of the registry; MLflow looks for it first and fails where another makes it in between."""
+        for attempt in range(1, ROW_ATTEMPTS + 1):
+            try:
+                with self._client() as client:
+                    write(client)
+                return
+            except Conflict:
+                if attempt == ROW_ATTEMPTS:
+                    raise
 
     @contextmanager
     def _client(self) -> Iterator[Any]:

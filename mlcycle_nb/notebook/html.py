@@ -82,10 +82,19 @@ class Text(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return str(self) or "nothing was printed"
+        return str(self).rstrip("\n")
 
     def _repr_html_(self) -> str:
         return Markup(f'<pre style="max-height:30em;overflow:auto">{escape(repr(self))}</pre>')
+
+
+class Printed(Text):
+    """What a program printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return super().__repr__() or "nothing was printed"
 
 
 def badge(status: object) -> Markup:

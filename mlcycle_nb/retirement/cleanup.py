@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mlcycle_nb.context import Context
@@ -171,8 +172,14 @@ def _tombstone_of(context: Context, record: Retirement) -> Path:
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes of all plain files below a folder, following no link."""
-    return sum(f.lstat().st_size for f in folder.rglob("*") if stat.S_ISREG(f.lstat().st_mode))
+    """Return the bytes of all plain files below a folder, following no link; those that go meanwhile count nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):  # unlike `Path.rglob`, it bears folders that go
+        for name in names:
+            with suppress(FileNotFoundError):  # prediction logs are merged while they are looked at
+                found = os.lstat(os.path.join(place, name))
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 def _below(context: Context, path: Path) -> str:

@@ -219,7 +219,7 @@ def _trouble(state: TrainingState) -> str:
         names = ", ".join(map(str, silent))
         return f"no sign of life from rank {names} for {span(max(ages))}"
     if job.active and progress.not_finite:
-        counted = ", ".join(f"{name} {count} times" for name, count in sorted(progress.not_finite.items()))
+        counted = ", ".join(f"{name} {_times(count)}" for name, count in sorted(progress.not_finite.items()))
         return f"NaN or infinite: {counted}"
     return ""
 
@@ -251,7 +251,7 @@ def facts_of(state: TrainingState) -> list[tuple[str, str]]:
     if job.rollbacks:
         back = job.rollbacks[-1]
         passed = f"batches {back.first_batch} to {back.last_batch} of epoch {back.epoch + 1} passed over"
-        facts.append(("rolled back", _bounded(f"{len(job.rollbacks)} times; last: {back.why}, {passed}")))
+        facts.append(("rolled back", _bounded(f"{_times(len(job.rollbacks))}; last: {back.why}, {passed}")))
     if job.ending:
         facts.append(("ended", _bounded(job.ending)))
     if job.nodes > 1:
@@ -352,6 +352,10 @@ def _notes(state: TrainingState) -> list[str]:
     notes = [_bounded(note) for note in state.progress.notes[-_NOTES:]]
     error = state.job.registration_error
     return [*notes, _bounded(f"not registered: {error}")] if error else notes
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _size(size: int) -> str:

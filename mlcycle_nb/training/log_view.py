@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mlcycle_nb.notebook.html import Text
+from mlcycle_nb.notebook.html import Printed
 from mlcycle_nb.notebook.live import in_notebook, is_live
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _LOOK_SECONDS = 0.5
 _MOST_LINES_LIVE = 200
 
 
-def follow_logs(training: TrainingManager, job: str, *, rank: int | None, lines: int) -> Text | None:
+def follow_logs(training: TrainingManager, job: str, *, rank: int | None, lines: int) -> Printed | None:
     """Show the output of a job while it comes.
 
     A live front end sees the last lines renewed twice a second in one place; a terminal gets each line; a headless
@@ -24,25 +24,25 @@ def follow_logs(training: TrainingManager, job: str, *, rank: int | None, lines:
 
     Returns
     -------
-    Text or None
+    Printed or None
         What is left to be shown, for a headless notebook.
     """
     job = training.job(job).id
-    text = Text(training.logs(job, rank=rank, lines=lines))  # refuses a wrong rank before anything is shown
+    text = Printed(training.logs(job, rank=rank, lines=lines))  # refuses a wrong rank before anything is shown
     if not in_notebook():
         print(text, flush=True)
         _until_it_ends(training, job, _printer(training, job, rank))
         return None
     if not is_live():
         _until_it_ends(training, job, lambda _: None)
-        return Text(training.logs(job, rank=rank, lines=lines))
+        return Printed(training.logs(job, rank=rank, lines=lines))
     from IPython.display import display
 
     shown, last = display(text, display_id=True), text
 
     def renew(_: bool) -> None:
         nonlocal last
-        now = Text(training.logs(job, rank=rank, lines=min(lines, _MOST_LINES_LIVE)))
+        now = Printed(training.logs(job, rank=rank, lines=min(lines, _MOST_LINES_LIVE)))
         if now != last:
             last = now
             shown.update(now)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import cell_magic, line_magic, magics_class
 
+from mlcycle_nb.development.lineage.cell_log import running_number
 from mlcycle_nb.errors import InvalidInput, did_you_mean
 from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, split, wait_options
 from mlcycle_nb.notebook.magics import StageMagics
@@ -87,7 +88,7 @@ class TrainingMagics(StageMagics):
         assert self.shell is not None
         training, source, namespace = self.workspace.training, self._source(cell), self._namespace()
         options: dict[str, Any] = {
-            "cell_number": cell_number(self.shell),
+            "cell_number": running_number(self.shell),
             "processes": args.processes,
             "epochs": args.epochs,
             "params": parse_params(args.param),
@@ -152,14 +153,14 @@ class TrainingMagics(StageMagics):
         return self._follow(self.workspace.training.attach(args.job), args)
 
     def _logs(self, args: Namespace) -> Any:
-        from mlcycle_nb.notebook.html import Text
+        from mlcycle_nb.notebook.html import Printed
         from mlcycle_nb.training.log_view import follow_logs
 
         training = self.workspace.training
         if args.follow:
             left = follow_logs(training, args.job, rank=args.rank, lines=args.lines)
             return None if left is None else self.deliver(left, args)
-        return self.deliver(Text(training.logs(args.job, rank=args.rank, lines=args.lines)), args)
+        return self.deliver(Printed(training.logs(args.job, rank=args.rank, lines=args.lines)), args)
 
     def _stop(self, args: Namespace) -> Any:
         training = self.workspace.training
@@ -261,8 +262,3 @@ def _explain_two_signs(line: str) -> None:
         remedy=f"{near or meant} %%train (two signs) at the top of a cell trains the code below it; "
         f"after %train come {', '.join(VERBS[:-1])} or {VERBS[-1]}, or MODEL --script FILE",
     )
-
-
-def cell_number(shell: Any) -> int:
-    """Return the n of ``In [n]`` of the cell that runs; ``execution_count`` is ahead of it in newer IPythons only."""
-    return max(1, len(shell.history_manager.input_hist_raw) - 1)

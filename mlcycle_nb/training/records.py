@@ -21,8 +21,9 @@ class Failure:
     Attributes
     ----------
     kind : str
-        ``user``, ``non_finite``, ``out_of_memory``, ``disk`` and ``nodes`` (hosts that do not come together) end the
-        job; ``crash`` and ``peer`` are recovered from.
+        ``user``, ``disk`` and ``nodes`` (hosts that do not come together) end the job; ``crash`` and ``peer`` are
+        recovered from; ``non_finite``, ``non_finite_gradient``, ``loss_spike``, ``stall`` and ``out_of_memory`` do
+        what the job's ``on_trouble`` says of them.
     line : int, optional
         Line of the notebook cell, counted with its magic, or of the script `file`.
     traceback : str

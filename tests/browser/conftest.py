@@ -67,6 +67,14 @@ class Lab:
             name,
         )
 
+    def reload(self, name: str) -> None:
+        """Save the notebook, load the page anew, and open the notebook again: outputs come from the file."""
+        self.page.evaluate("jupyterapp.commands.execute('docmanager:save').then(() => null)")
+        self.page.reload()
+        self.page.wait_for_function("window.jupyterapp && window.jupyterapp.restored")
+        self.page.evaluate("window.jupyterapp.restored.then(() => null)")
+        self.open_file(name)
+
     def run(self, cell: int, *, wait: bool = True) -> None:
         """Run one cell, through the application's own command."""
         self.page.evaluate(

@@ -65,11 +65,7 @@ def test_a_watched_search_is_stopped_by_its_button(lab: Lab) -> None:
     look(lab, "1-running")
     (lab.root / "gate").write_text("0")  # from now on every trial waits at its next batch
 
-    lab.page.evaluate("jupyterapp.commands.execute('docmanager:save').then(() => null)")
-    lab.page.reload()
-    lab.page.wait_for_function("window.jupyterapp && window.jupyterapp.restored")
-    lab.page.evaluate("window.jupyterapp.restored.then(() => null)")
-    lab.open_file("found.ipynb")
+    lab.reload("found.ipynb")
     wait_for_trials(lab, 3)
     look(lab, "2-reloaded")
 

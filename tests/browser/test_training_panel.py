@@ -119,11 +119,7 @@ def test_a_watched_run_survives_a_kill_a_reload_and_a_restart(lab: Lab) -> None:
     wait_for_curves(lab, 90)
     look(lab, "3-recovered")
 
-    lab.page.evaluate("jupyterapp.commands.execute('docmanager:save').then(() => null)")
-    lab.page.reload()
-    lab.page.wait_for_function("window.jupyterapp && window.jupyterapp.restored")
-    lab.page.evaluate("window.jupyterapp.restored.then(() => null)")
-    lab.open_file("watched.ipynb")
+    lab.reload("watched.ipynb")
     wait_for_step(lab, 90)
     wait_for_curves(lab, 90)
     look(lab, "4-reloaded")

@@ -29,9 +29,9 @@ from mlcycle_nb.monitoring.records import Alert, Monitor
 from mlcycle_nb.retirement.records import Retirement
 from mlcycle_nb.stage_knowledge import record_kinds
 from mlcycle_nb.store import Record
-from mlcycle_nb.training.records import TrainingJob
 from mlcycle_nb.training.search.records import TrainingSearch
 from mlcycle_nb.validation.records import Evidence, Validation
+from tests.builders import training_job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = "f" * 32
@@ -58,21 +58,6 @@ NEEDS_NONE = {
 
 def common(id: str, phase: str) -> dict[str, Any]:
     return {"id": id, "phase": phase, "created_at": NOW}
-
-
-def job(**more: Any) -> TrainingJob:
-    return TrainingJob(
-        **common("j", "running"),
-        model="digits",
-        key="k",
-        cell_digest="c",
-        data_digest="d",
-        processes=1,
-        epochs=1,
-        params={},
-        seed=0,
-        **more,
-    )
 
 
 def service(**more: Any) -> Service:
@@ -130,7 +115,7 @@ SAMPLES: list[tuple[Record, str]] = [
         RegisteredVersion(**common("other/1", "registered"), model="other", number=1, package_digest="x", run_id=RUN),
         run_subject(RUN),
     ),
-    (job(run_id=RUN), run_subject(RUN)),
+    (training_job(run_id=RUN), run_subject(RUN)),
     (search(), run_subject(RUN)),
     (
         Validation(

@@ -49,7 +49,10 @@ def remove_kernel(folder: Path, name: str, *, workspace_id: str) -> None:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove kernel specs of workspaces that were deleted with their environments: front ends would still list them."""
+    """Remove kernel specs of workspaces that were deleted with their environments: front ends would still list them.
+
+    One whose parent folder is absent too stays: its drive may not be mounted now.
+    """
     for file in folder.glob(f"mlcycle-*/{SPEC_NAME}"):
         try:
             spec = json.loads(file.read_text())
@@ -57,5 +60,5 @@ def remove_orphans(folder: Path) -> None:
             ours = bool(spec["metadata"]["mlcycle"]["workspace"])
         except (OSError, ValueError, LookupError, TypeError):
             continue
-        if ours and python.is_relative_to(home) and not home.exists():
+        if ours and python.is_relative_to(home) and home.parent.is_dir() and not home.exists():
             shutil.rmtree(file.parent)

@@ -9,6 +9,7 @@ from IPython.core.magic import line_magic, magics_class
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.notebook.arguments import argument, magic_arguments, output_options, parse, wait_options
+from mlcycle_nb.notebook.html import Printed, Text
 from mlcycle_nb.notebook.magics import StageMagics
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class EnvironmentMagics(StageMagics):
     def _lock(self, args: Namespace) -> Any:
         text = str(self.workspace.development.environments.lock(args.name))
         if args.out is None:
-            return self.deliver(_Text(text), args)
+            return self.deliver(Text(text), args)
         path = Path(args.out).expanduser()
         if path.is_dir() or not path.parent.is_dir():
             raise InvalidInput("not a file that can be written", value=args.out, where="%environment lock --out")
@@ -81,7 +82,7 @@ class EnvironmentMagics(StageMagics):
         return self.deliver(path, args)
 
     def _log(self, args: Namespace) -> Any:
-        return self.deliver(_Text(self.workspace.development.environments.log(args.name)), args)
+        return self.deliver(Printed(self.workspace.development.environments.log(args.name)), args)
 
     def _delete(self, args: Namespace) -> Any:
         self.workspace.development.environments.delete(args.name, reason=args.reason)
@@ -94,12 +95,3 @@ class EnvironmentMagics(StageMagics):
 
             raise_if_failed(handle.record)
         return shown
-
-
-class _Text(str):
-    """Text that shows itself as it is, not quoted."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self).rstrip("\n")

@@ -57,8 +57,8 @@ class CellLog:
     def executions(self) -> list[Execution]:
         """Return what ran so far, the running cell last; cells from before the log began are there without ids.
 
-        Cells that a front end runs without storing them (variable inspectors do) count only where the newest one is
-        such a cell itself: then that front end stores none at all, as nbval does.
+        Cells that a front end runs without storing them (variable inspectors do) count only while such a cell runs
+        itself, and where no other was ever stored: that front end stores none at all, as nbval does.
         """
         history = list(self._shell.history_manager.input_hist_raw)
         found = []
@@ -101,6 +101,7 @@ class CellLog:
         changed |= self._before.keys() - now.keys()
         self._keep(replace(began, failed=not result.success, changed=frozenset(changed)), new=False)
         self._running = None
+        self._unstored_newest = self._unstored_newest and not self._seen
 
     def adopt_running(self) -> None:
         """Note the cell that runs already, where its front end stores none: what is stored is in the history."""
@@ -147,6 +148,11 @@ class CellLog:
         metadata = parent.get("metadata") if isinstance(parent, dict) else None
         deleted = metadata.get("deletedCells") if isinstance(metadata, dict) else None
         return {str(cell) for cell in deleted} if isinstance(deleted, list) else set()
+
+
+def running_number(shell: Any) -> int:
+    """Return the n of ``In [n]`` of the cell that runs; ``execution_count`` is ahead of it in newer IPythons only."""
+    return max(1, len(shell.history_manager.input_hist_raw) - 1)  # the first entry is always empty
 
 
 def watch(shell: Any) -> CellLog:

@@ -273,10 +273,10 @@ def test_an_earlier_cell_is_to_blame(shell: Any) -> None:
     """The notebook shows the training cell and the earlier one that it called, with their numbers."""
     shell.run_cell("def pick(rows):\n    return rows[7]\n\nclass Store:\n    rows = [1]\n", store_history=True)
     cell = "import pickle\nassert pickle.loads(pickle.dumps(Store)) is Store\npick(Store.rows)\n"
-    with pytest.raises(JobFailed) as raised:
-        shell.run_cell_magic("train", "blamed", cell)
+    failure = shell.run_cell(f"%%train blamed\n{cell}", store_history=True).error_in_exec
 
-    assert "IndexError" in str(raised.value)
-    assert "cell line 4: pick(Store.rows)" in str(raised.value)
-    assert "Cell In[2], line 4\n" in raised.value.traceback
-    assert "Cell In[1], line 2, in pick\n      1 def pick(rows):\n----> 2     return rows[7]" in raised.value.traceback
+    assert isinstance(failure, JobFailed)
+    assert "IndexError" in str(failure)
+    assert "cell line 4: pick(Store.rows)" in str(failure)
+    assert "Cell In[2], line 4\n" in failure.traceback
+    assert "Cell In[1], line 2, in pick\n      1 def pick(rows):\n----> 2     return rows[7]" in failure.traceback

@@ -53,6 +53,14 @@ def test_others_do_not_count(shell: Any) -> None:
     assert shell.user_ns["found"] == ("found = session_cells()", ("a = 1",))
 
 
+def test_they_are_forgotten_once_they_have_ended(shell: Any) -> None:
+    """A button is pressed after an inspector has asked: what is recorded then is the notebook's last cell."""
+    run(shell, "a = 1", stored=True)
+    run(shell, "dir()", stored=False)
+
+    assert session_cells() == ("a = 1", ())
+
+
 def test_stored_cells_come_before_those_that_are_not(shell: Any) -> None:
     """A kernel that changes its front end keeps its order."""
     run(shell, "a = 1", "b = 2", stored=True)

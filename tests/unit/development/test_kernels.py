@@ -25,6 +25,18 @@ def test_specs_of_deleted_workspaces_go_when_the_next_one_comes(tmp_path: Path) 
     assert json.loads((kept / "kernel.json").read_text())["env"] == {"MLCYCLE_HOME": str(here)}
 
 
+def test_a_workspace_on_a_drive_that_is_not_mounted_keeps_its_kernels(tmp_path: Path) -> None:
+    drive, here = tmp_path / "drive", tmp_path / "here"
+    here.mkdir()
+    far = install(tmp_path / "kernels", drive / "work", "old")
+    install(tmp_path / "kernels", here, "new")
+    assert far.exists()
+
+    drive.mkdir()  # mounted now, and without the workspace
+    remove_orphans(tmp_path / "kernels")
+    assert not far.exists()
+
+
 def test_what_others_have_put_there_stays(tmp_path: Path) -> None:
     """Also where it has a name like ours."""
     for name, spec in {"mlcycle-a": "{", "mlcycle-b": '{"argv": ["python"]}', "python3": "{}"}.items():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlcycle_nb.development.records import RegisteredVersion
 from mlcycle_nb.development.service import ModelDevelopmentManager
-from mlcycle_nb.errors import IntegrityError, InvalidInput, InvalidName, NotFound
+from mlcycle_nb.development.tracking import ROW_ATTEMPTS
+from mlcycle_nb.errors import Conflict, IntegrityError, InvalidInput, InvalidName, NotFound
 from mlcycle_nb.store.audit import events, verify
 from mlcycle_nb.testing import FakeClock
 
@@ -18,6 +23,26 @@ def mlflow_client(development: ModelDevelopmentManager) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=development.tracking.uri, registry_uri=development.tracking.uri)
+
+
+@contextmanager
+def somebody_is_faster(database: Path, statement: str, row: str, times: int = 1) -> Iterator[list[str]]:
+    """Write `row` through a connection of its own just before MLflow sends `statement`."""
+    from sqlalchemy import Engine, event
+
+    seen: list[str] = []
+
+    def first(_connection: Any, _cursor: Any, sent: str, *_others: Any) -> None:
+        if sent.startswith(statement) and len(seen) < times:
+            seen.append(sent)
+            with closing(sqlite3.connect(database)) as other, other:
+                other.execute(row)
+
+    event.listen(Engine, "before_cursor_execute", first)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", first)
 
 
 class TestRegister:
@@ -95,6 +120,16 @@ class TestRegister:
         with pytest.raises(InvalidInput):
             development.tag_version("digits/1", "mlcycle.package", "another")
 
+    def test_another_sets_the_same_tag_at_that_moment(self, development: ModelDevelopmentManager, package: Any) -> None:
+        development.register_model("digits", package)
+        database = development.context.home / "mlflow.db"
+        theirs = "INSERT INTO model_version_tags (name, version, key, value) VALUES ('digits', 1, 'team', 'theirs')"
+        with somebody_is_faster(database, "INSERT INTO model_version_tags", theirs) as seen:
+            development.tag_version("digits/1", "team", "vision")
+
+        assert len(seen) == 1
+        assert mlflow_client(development).get_model_version("digits", "1").tags["team"] == "vision"
+
 
 class TestAliases:
     def test_an_alias_moves(self, development: ModelDevelopmentManager, package: Any) -> None:
@@ -136,6 +171,36 @@ class TestAliases:
 
         assert development.aliases("digits") == {"champion": 2}
         assert verify(development.context.store).intact
+
+    def test_another_makes_the_same_alias_at_that_moment(
+        self, development: ModelDevelopmentManager, package: Any
+    ) -> None:
+        """MLflow finds none, and by the time that it inserts one there is one: it is changed instead."""
+        for _ in range(2):
+            development.register_model("digits", package)
+        database = development.context.home / "mlflow.db"
+        theirs = "INSERT INTO registered_model_aliases (name, alias, version) VALUES ('digits', 'champion', 1)"
+        with somebody_is_faster(database, "INSERT INTO registered_model_aliases", theirs) as seen:
+            development.set_alias("digits", "champion", 2)
+
+        assert len(seen) == 1
+        assert development.aliases("digits") == development.tracking.aliases("digits") == {"champion": 2}
+
+    def test_another_who_is_always_faster_is_told_of(self, development: ModelDevelopmentManager, package: Any) -> None:
+        """It ends: the row is made and removed again at each attempt."""
+        development.register_model("digits", package)
+        database = development.context.home / "mlflow.db"
+        theirs = "INSERT INTO registered_model_aliases (name, alias, version) VALUES ('digits', 'champion', 1)"
+        removed = "DELETE FROM registered_model_aliases"
+        with (
+            somebody_is_faster(database, "SELECT", removed, times=1000),
+            somebody_is_faster(database, "INSERT INTO registered_model_aliases", theirs, times=ROW_ATTEMPTS) as seen,
+            pytest.raises(Conflict, match="somebody else wrote the same at this moment"),
+        ):
+            development.set_alias("digits", "champion", 1)
+
+        assert len(seen) == ROW_ATTEMPTS
+        assert development.aliases("digits") == {}
 
     def test_an_alias_needs_an_existing_version(self, development: ModelDevelopmentManager, package: Any) -> None:
         development.register_model("digits", package)

@@ -23,9 +23,9 @@ from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.packages import Package, PackageStore, build_package
 from mlcycle_nb.retirement.records import Retirement
 from mlcycle_nb.store import Record
-from mlcycle_nb.training.records import TrainingJob
 from mlcycle_nb.validation.records import Evidence as VerdictEvidence
 from mlcycle_nb.validation.records import Validation
+from tests.builders import training_job
 
 from .conftest import StoredVerdicts, Versions
 
@@ -167,19 +167,7 @@ class TestVersion:
 
     @pytest.mark.parametrize("phase", ["running", "failed", "stopped"])
     def test_a_job_that_has_not_finished_keeps_it_shut(self, there: Stages, context: Context, phase: str) -> None:
-        job = TrainingJob(
-            id="digits-1",
-            phase=phase,
-            created_at=context.clock.now(),
-            model="digits",
-            key="k",
-            cell_digest="c",
-            data_digest="d",
-            processes=1,
-            epochs=1,
-            params={},
-            seed=0,
-        )
+        job = training_job(phase=phase, created_at=context.clock.now())
         there.store(job)
         trained = replace(there.version, tags={"training.job": "digits-1"})
         there.registry.known["digits/1"] = trained

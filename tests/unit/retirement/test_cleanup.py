@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -284,3 +285,31 @@ def test_one_retirement_of_a_version_at_a_time(retiring: Retiring) -> None:
     retiring.start()
     with pytest.raises(Conflict, match="production/digits/1/1"):
         retiring.plan()
+
+
+def test_a_folder_that_changes_while_it_is_looked_at(tmp_path: Path) -> None:
+    """Prediction logs are written and merged meanwhile: what has gone counts nothing, and nothing fails."""
+    import threading
+
+    from mlcycle_nb.retirement.cleanup import folder_size
+
+    (tmp_path / "kept").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            for number in range(40):
+                (tmp_path / f".part-{number}").touch()
+            for number in range(40):
+                (tmp_path / f".part-{number}").unlink()
+
+    writer = threading.Thread(target=churn)
+    writer.start()
+    try:
+        sizes = {folder_size(tmp_path) for _ in range(300)}
+    finally:
+        over.set()
+        writer.join()
+
+    assert sizes == {5}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -27,24 +27,9 @@ from mlcycle_nb.training.decide import (
     next_action,
 )
 from mlcycle_nb.training.records import Failure, Rollback, TrainingJob
+from tests.builders import NOW, training_job
 
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-JOB = TrainingJob(
-    id="digits-1",
-    phase="running",
-    created_at=NOW,
-    model="digits",
-    key="k",
-    cell_digest="c",
-    data_digest="d",
-    processes=2,
-    epochs=3,
-    params={},
-    seed=0,
-    attempt=1,
-    run_id="r",
-    max_restarts=2,
-)
+JOB = training_job(processes=2, epochs=3, attempt=1, run_id="r", max_restarts=2)
 STOPPING = replace(JOB, stop_requested_at=NOW)
 USER = Failure(kind="user", message="ValueError: no", rank=1)
 KILLED = "the workers were killed before they had one"

@@ -19,6 +19,7 @@ from mlcycle_nb.training.listing import JobList
 from mlcycle_nb.training.panel import TrainingPanel
 from mlcycle_nb.training.records import Failure, Restart, TrainingJob
 from mlcycle_nb.training.service import TrainingManager
+from tests.builders import training_job
 
 
 @pytest.fixture
@@ -50,18 +51,10 @@ def job(context: Context) -> TrainingJob:
             writer.write("resumed", step=20, epoch=1, name="step-20")
         writer.close()
     folder.output_of(0).write_text("".join(f"line {n}\n" for n in range(500)))
-    record = TrainingJob(
-        id="digits-1",
-        phase="running",
+    record = training_job(
         created_at=now,
-        model="digits",
-        key="k",
-        cell_digest="c",
-        data_digest="d",
         processes=2,
         epochs=2,
-        params={},
-        seed=0,
         attempt=2,
         restarts=(Restart(attempt=1, at=now, why="a worker or its launcher was killed", from_step=20),),
     )

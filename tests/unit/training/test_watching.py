@@ -25,24 +25,12 @@ from mlcycle_nb.training.panel import TrainingPanel
 from mlcycle_nb.training.progress import Progress
 from mlcycle_nb.training.records import Restart, TrainingJob
 from mlcycle_nb.training.service import TrainingManager
+from tests.builders import training_job
 
 
 def make_job(context: Context, **changes: Any) -> TrainingJob:
     """Return a running job of two processes that is in the store."""
-    job = TrainingJob(
-        id="long-1",
-        phase="running",
-        created_at=context.clock.now(),
-        model="long",
-        key="k",
-        cell_digest="c",
-        data_digest="d",
-        processes=2,
-        epochs=100,
-        params={},
-        seed=0,
-        attempt=1,
-    )
+    job = training_job("long-1", created_at=context.clock.now(), processes=2, epochs=100, attempt=1)
     with context.store.transaction(actor="tester") as transaction:
         return transaction.insert(replace(job, **changes), event="training.submitted")
 
@@ -232,7 +220,7 @@ class TestTrouble:
         event = {"kind": "metrics", "rank": 0, "time": 1.0, "epoch": 0, "step": 1, "values": {"f1": float("nan")}}
         progress.apply(event)
 
-        assert trouble_of(self.look(make_job(context), progress=progress)) == "NaN or infinite: f1 1 times"
+        assert trouble_of(self.look(make_job(context), progress=progress)) == "NaN or infinite: f1 once"
 
     def test_a_long_and_hostile_message_stays_one_short_line(self, context: Context) -> None:
         """Whatever a worker says."""

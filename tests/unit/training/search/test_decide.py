@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from mlcycle_nb.training.records import Failure, TrainingJob
+from mlcycle_nb.training.records import Failure
 from mlcycle_nb.training.search import decide
 from mlcycle_nb.training.search.decide import OpenTrial, SearchObservation, next_action, with_result
 from mlcycle_nb.training.search.records import SearchTrial, TrainingSearch
 from mlcycle_nb.training.search.space import parse_space
+from tests.builders import NOW, training_job
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BAD = Failure(kind="user", message="no")
 
 
@@ -48,10 +47,8 @@ def one(number: int = 0, phase: str = "running", job: str | None = "running", **
     failure = changes.pop("failure", None)
     record = None
     if job is not None:
-        record = TrainingJob(
-            id=f"s-t{number}", phase=job, created_at=NOW, model="m", key="k", cell_digest="", data_digest="",
-            processes=1, epochs=3, params={}, seed=0, failure=failure, stop_requested_at=NOW if stopping else None,
-        )  # fmt: skip
+        asked = NOW if stopping else None
+        record = training_job(f"s-t{number}", phase=job, epochs=3, failure=failure, stop_requested_at=asked)
     fields: dict[str, Any] = {"job": f"s-t{number}" if record else "", "tries": 1, "reports": kept, **changes}
     trial = SearchTrial(id=f"s-t{number}", phase=phase, created_at=NOW, search="s", number=number, params={}, **fields)
     return OpenTrial(trial=trial, job=record, **names)
