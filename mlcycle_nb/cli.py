@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb import __version__
 from mlcycle_nb.deployment.export import command as export_command
 from mlcycle_nb.errors import InvalidInput, MLCycleError, NotFound, did_you_mean
+from mlcycle_nb.monitoring import command as monitoring_command
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.settings import load_settings
 from mlcycle_nb.training import command
@@ -104,8 +105,7 @@ def build_parser(*, script: bool = False) -> argparse.ArgumentParser:
     retire.add_argument("--env", help="where, when it retires in several environments")
     retire.add_argument("--reason", default="", help="cancel: why")
     retire.set_defaults(run=_retire)
-    alerts = verbs.add_parser("alerts", help="open alerts; exit code 1 when one fires")
-    alerts.set_defaults(run=_alerts)
+    monitoring_command.add_verbs(verbs)
     return parser
 
 
@@ -340,7 +340,8 @@ def _rollout_verb(workspace: Workspace, args: argparse.Namespace) -> int:
     waits = getattr(args, "wait", False)
     record = handle.wait() if waits else handle.record
     _show_rollout(record, args)
-    return 0 if not waits or record.phase in _ENDS_AS[args.verb] else 1
+    good = waits and record.phase in _ENDS_AS[args.verb] and record.verdict in ("", "passed")
+    return 0 if good or not waits else 1
 
 
 def _rollback(workspace: Workspace, args: argparse.Namespace) -> int:
@@ -368,12 +369,3 @@ def _retire(workspace: Workspace, args: argparse.Namespace) -> int:
         service.settle(args.reference, environment=args.env)
     _show(service.status(args.reference, environment=args.env), args)
     return 0
-
-
-def _alerts(workspace: Workspace, args: argparse.Namespace) -> int:
-    alerts = workspace.monitoring.alerts()
-    firing = [alert for alert in alerts if alert.phase == "firing"]
-    print(json.dumps([alert.id for alert in firing]) if args.json else f"{len(firing)} firing")
-    for alert in firing if not args.json else ():
-        print(alert.id, alert)
-    return 1 if firing else 0

@@ -154,30 +154,10 @@ class MonitoringMagics(StageMagics):
     @line_magic
     def maintenance(self, line: str) -> Any:
         """Plan when alerts are neither told nor acted on, once or again and again; they are recorded all the same."""
-        from mlcycle_nb.monitoring.listings import MaintenanceWindows
+        from mlcycle_nb.monitoring.command import maintain
 
         args = parse(self.maintenance, line)
-        monitoring, now = self.workspace.monitoring, self.workspace.clock.now()
-        if args.end:
-            return self.deliver(MaintenanceWindows([monitoring.end_maintenance(args.end)], now), args)
-        if args.at is None and args.duration is None:
-            return self.deliver(MaintenanceWindows(monitoring.maintenance(), now), args)
-        if args.at is None or args.duration is None:
-            missing = "--at TIME" if args.at is None else "--for DURATION"
-            raise InvalidInput(
-                f"{missing} is missing", where="%maintenance", remedy="write such as --at 02:00 --for 2h"
-            )
-        made = monitoring.plan_maintenance(
-            args.model,
-            environment=args.env,
-            start=args.at,
-            duration=args.duration,
-            every=args.every,
-            zone=args.zone,
-            kind=args.kind,
-            reason=args.reason,
-        )
-        return self.deliver(MaintenanceWindows([made], now), args)
+        return self.deliver(maintain(self.workspace, args, where="%maintenance"), args)
 
     @magic_arguments("%label")
     @argument("model", help="name of the model")

@@ -110,6 +110,9 @@ def test_another_end_is_told_by_the_exit_code(served: Served, terminal: Terminal
         (("train", "stop", "nothing"), "there is no such training job (got 'nothing')"),
         (("validate", "digits/1", "--gates", "nowhere", "--data", "nowhere.csv"), "No such file"),
         (("promot",), "did you mean 'promote'"),
+        (("maintenance", "--at", "02:00"), "--for DURATION is missing"),
+        (("maintenance", "--end", "maintenance-0"), "maintenance-0"),
+        (("replay", MODEL, "yesterday", "--env", ENVIRONMENT), "yesterday"),
         (("train", "stpo", "x"), "did you mean 'stop'"),
     ],
 )
@@ -128,6 +131,21 @@ def test_training_jobs(terminal: Terminal) -> None:
     code, out, _ = terminal.run("--json", "train", "list", "nothing-of-this-name")
 
     assert (code, json.loads(out)) == (0, [])
+
+
+def test_maintenance_is_planned_and_ended(terminal: Terminal) -> None:
+    """As by a script that works on the machine now and then."""
+    planned = ("maintenance", MODEL, "--env", ENVIRONMENT, "--at", "02:00", "--every", "sun", "--for", "2h")
+    code, out, _ = terminal.run("--json", *planned, "--reason", "backups")
+    [made] = json.loads(out)
+    assert (code, made["model"], made["days"], made["seconds"]) == (0, MODEL, ["sun"], 7200.0)
+
+    code, out, _ = terminal.run("maintenance")
+    assert code == 0
+    assert made["id"] in out
+    assert "next " in out
+    assert "ended" in terminal.run("maintenance", "--end", made["id"])[1]
+    assert terminal.run("maintenance") == (0, "no maintenance is planned", "")
 
 
 def test_validate(served: Served, terminal: Terminal, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from mlcycle_nb.cli import main
 from mlcycle_nb.errors import InvalidInput, NotFound
 from mlcycle_nb.monitoring.magic import MonitoringMagics
 from mlcycle_nb.monitoring.records import Alert, Notification
@@ -79,6 +80,19 @@ def test_live_and_replayed_say_the_same(workspace: Workspace, served: Served, un
     assert drift.resolved_at > found.windows[6].time
     [measured] = {one.version: one for one in found.performance}.values()
     assert (measured.labelled, measured.value, measured.outcome) == (300, 0.0, "failed")
+
+
+def test_from_a_terminal(workspace: Workspace, served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code says whether an alert would have fired."""
+    traffic(served)
+    replay = ("replay", "credit", "24h", "--window", "100", "--detector", "ks")
+    codes = [main(["--home", str(workspace.home), "--json", *replay, *more]) for more in ((), ("--confirm", "3"))]
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+
+    assert codes == [1, 0]
+    assert (first["rows"], first["windows"], first["waiting"]) == (1137, 11, 37)
+    assert {alert["kind"] for alert in first["alerts"]} >= {"data_drift"}
+    assert second["alerts"] == []
 
 
 def test_without_a_monitor_nothing_is_left_and_the_result_has_its_faces(workspace: Workspace, served: Served) -> None:
