@@ -26,7 +26,8 @@ check: $(VENV)/.installed-test
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m faults
 
-bench: $(VENV)/.installed-test
+# The serving figures also need wrk, a system package; without it they are left out, and that is said.
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 
 # Torch first and by itself, so that the processor-only build is kept and no gigabytes of CUDA packages come along.
@@ -43,8 +44,12 @@ $(VENV)/.installed-test: $(VENV)/.installed-demo
 	$(PIP) --constraint constraints.txt --editable '.[all,test]'
 	touch $@
 
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(PIP) --constraint constraints.txt --editable '.[all,test,bench]'
+	touch $@
+
 # Run in a fresh virtual environment after a change of pyproject.toml.
-lock: $(VENV)/.installed-test
+lock: $(VENV)/.installed-bench
 	$(BIN)/python scripts/lock.py > constraints.txt
 
 clean:
