@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(180)
 
 Way = Cell | GatesFile | SettingsFile | DataFile | Call | Request | Bytes
 ON_DEV = f"--env {ENVIRONMENT}"
+FEEDBACK = f"/v2/models/{MODEL}/feedback"
 
 
 # -- what is given ---------------------------------------------------------------------------------------------
@@ -180,6 +181,10 @@ ROW = "[" + ",".join(["0.5"] * 64) + "]"
 def infer(data: str = ROW, shape: str = "[1,64]", name: str = "input", more: str = "") -> Request:
     body = f'{{"inputs":[{{"name":"{name}","datatype":"FP32","shape":{shape},"data":{data}{more}}}]}}'
     return Request(body.encode("utf-8", "surrogatepass"))
+
+
+def told(body: bytes) -> Request:
+    return Request(body, path=FEEDBACK)
 
 
 def with_value(value: str) -> Request:
@@ -354,6 +359,21 @@ TABLE: list[tuple[int, str, Way, str]] = [
     (54, "two lengths", raw(INFER, "Content-Length: 3", "Content-Length: 4", body="abcd"), r"400"),
     (54, "space before colon", raw("GET /v2 HTTP/1.1", "A : b"), r"400"),
     (56, "NaN answered", Request(b'{"instances":[[1.0,0.0]]}', path="/models/liar/invocations"), r"502 .*"),
+    # Labels over HTTP
+    (44, "feedback, NaN", told(b'{"feedback":[{"id":"a","label":NaN}]}'), r"400 .*NaN"),
+    (45, "feedback, depth", told(b"[" * 100_000), r"400 .*deeper than 32"),
+    (46, "feedback, key twice", told(b'{"feedback":[{"id":"a","id":"b","label":1}]}'), r"400 .*'id'"),
+    (47, "feedback, empty", told(b""), r"400 .*empty"),
+    (48, "feedback, 20 MB", told(b" " * 20_000_000), r"413 .*over the limit"),
+    (48, "feedback, 10,001 labels", told(b'{"feedback":[' + b",".join([b'{"id":"a","label":1}'] * 10_001) + b"]}"),
+     r"413 .*over 10000 labels"),
+    (49, "feedback, form", Request(b"a=1", path=FEEDBACK, headers={"content-type": "text/plain"}), r"415"),
+    (50, "feedback, no key", Request(path=FEEDBACK, headers={"authorization": ""}), r"401 .*Bearer KEY"),
+    (52, "feedback, misspelt", told(b'{"feedback":[{"id":"a","lable":1}]}'), r"422 .*did you mean 'label'"),
+    (52, "feedback, a list", told(b'{"feedback":[{"id":"a","label":[1]}]}'), r"422 .*no text, number or truth value"),
+    (52, "feedback, tomorrow", told(b'{"feedback":[{"id":"a","label":1,"at":"2126-01-01T00:00:00Z"}]}'),
+     r"422 .*in the future"),
+    (53, "feedback, GET", Request(method="GET", path=FEEDBACK), r"405"),
     # Names
     (57, "empty", Cell('%experiment ""'), r"experiment name is empty"),
     (57, "300 characters", Cell("%experiment " + "a" * 300), r"has 300 characters.*at most 63"),
