@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from mlcycle_nb.workspace import Workspace
 
 TARGET = "mlcycle"
-_OPTIONS = ("strategy", "replicas", "steps", "interval", "min_requests", "mirror", "deadline", "warm", "reason")
+_OPTIONS = (
+    *("strategy", "replicas", "steps", "interval", "min_requests", "mirror", "deadline", "duration", "compare"),
+    *("warm", "reason"),
+)
+_WHOLE_NUMBERS = ("replicas", "min_requests", "compare")
 _OWN = ("environment", "wait", "timeout", "force")
 _WAIT_SECONDS = 600.0
 
@@ -206,18 +210,15 @@ def _deploy(
             "a deployment is named after its model", value=name, where=model_uri, remedy=f"--name {reference.name}"
         )
     wanted = {key: value for key, value in options.items() if key in _OPTIONS}
-    if "replicas" in wanted:
-        wanted["replicas"] = _number(wanted["replicas"], "replicas", int)
-    if "min_requests" in wanted:
-        wanted["min_requests"] = _number(wanted["min_requests"], "min_requests", int)
+    wanted |= {name: _number(wanted[name], name, int) for name in _WHOLE_NUMBERS if name in wanted}
     force = _flag(options.get("force", False), "force")
     handle = workspace.deployment.deploy_model(str(reference), environment, force=force, **wanted)
     watched = (DeploymentStrategy.CANARY, DeploymentStrategy.SHADOW)  # they last as long as their traffic takes
     canary = handle.record.strategy in watched and handle.record.base is not None
     if _flag(options.get("wait", not canary), "wait"):
         record = handle.wait(_number(options.get("timeout", _WAIT_SECONDS), "timeout", float))
-        if record.phase not in ("completed", "compared"):
-            raise MlflowException(f"{reference} {record.phase.replace('_', ' ')}: {record.reason}")
+        if record.phase != "completed" and record.verdict != "passed":
+            raise MlflowException(f"{reference} {record.place.replace('_', ' ')}: {record.reason}")
     return {**_described(workspace, name, environment), "flavor": flavor, "rollout": handle.id}
 
 

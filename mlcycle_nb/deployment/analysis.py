@@ -331,4 +331,5 @@ class AnalysisMemory:
     judgement: Judgement = field(default_factory=Judgement)
     read_at: float = 0.0
     paired_at: float = 0.0
+    labels_due: float = 0.0
     noted_at: float = 0.0

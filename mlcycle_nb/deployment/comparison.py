@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from mlcycle_nb.deployment.analysis import AnalysisState
+from mlcycle_nb.deployment.analysis import PAIR_LAG, AnalysisState
 from mlcycle_nb.deployment.disagreements import answers, differ, pair, worst
 from mlcycle_nb.deployment.records import Rollout
 from mlcycle_nb.deployment.traffic import charged, failed
@@ -47,7 +47,8 @@ def add_requests(
 
 def window(state: AnalysisState, until: datetime) -> tuple[datetime, datetime]:
     """Return from when to when predictions have to be read, so that stable's answers are there as well."""
-    return (state.paired_until or until) - timedelta(seconds=PARTNER_SECONDS), until
+    # Stable may answer later than the copy: what it has written since is read as well. `pair` bounds the copies.
+    return (state.paired_until or until) - timedelta(seconds=PARTNER_SECONDS), until + PAIR_LAG
 
 
 def add_pairs(state: AnalysisState, record: Rollout, predictions: pa.Table, until: datetime) -> AnalysisState:

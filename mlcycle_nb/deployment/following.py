@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.deployment import verbs
+from mlcycle_nb.deployment.policy import METRICS
 from mlcycle_nb.deployment.records import Rollout, RolloutPolicy, Service
 from mlcycle_nb.deployment.shadow import why_no_canary
 from mlcycle_nb.errors import Refused
 from mlcycle_nb.outcomes import Outcome, overall
+from mlcycle_nb.references import format_duration
 
 if TYPE_CHECKING:
     from mlcycle_nb.context import Context
@@ -52,7 +55,8 @@ def canary_options(record: Rollout) -> dict[str, Any]:
         **{name: getattr(policy, name) for name in tolerated},
         "replicas": record.replicas,
         "min_requests": policy.min_requests,
+        "require": tuple(one for one in METRICS if one not in (*policy.optional, *policy.watched)),
         "optional": policy.optional,
         "watch": policy.watched,
-        "warm": f"{policy.warm_seconds:g}s",
+        "warm": format_duration(timedelta(seconds=policy.warm_seconds)),
     }

@@ -62,13 +62,13 @@ class _Memory:
 
 
 def next_action(record: Gateway, seen: GatewayObservation, now: datetime) -> Action | None:
-    """Return what a gateway needs: to run, then its plan, then somebody who takes labels, then upkeep."""
+    """Return what a gateway needs: to run, then somebody who takes labels, then its plan, then upkeep."""
     if not seen.alive:
         return "start"
+    if seen.intake_missing:  # first: a long drain would have labels wait, and this is asked for once a second at most
+        return "intake"
     if seen.plan is not None and not (seen.applied and seen.drained):
         return "apply"
-    if seen.intake_missing:
-        return "intake"
     return "maintain" if seen.maintenance_due else None
 
 

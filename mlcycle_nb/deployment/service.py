@@ -318,7 +318,6 @@ class ModelDeploymentManager:
         )
         overridden = self._pass_gates(version, environment, force=force, reason=reason)
         plan = export(wish, chosen_target)
-        plan = plan if to is None else plan.write(to)
         detail = {
             "target": chosen_target,
             "environment": environment,
@@ -329,7 +328,8 @@ class ModelDeploymentManager:
         }
         with self.context.store.transaction(actor=self.context.actor) as transaction:
             transaction.note("rollout.exported", subject=f"model:{wish.reference}", detail=detail, reason=reason)
-        return plan
+            # Nothing is exported without its entry, and a write that fails takes the entry back.
+            return plan if to is None else plan.write(to)
 
     def rollback_deployment(
         self, model: str, environment: str = "production", *, to: int | None = None, reason: str = ""
@@ -358,7 +358,8 @@ class ModelDeploymentManager:
                 f"nothing to roll back to; {model}/{service.stable} is the first deployment in {environment}",
                 remedy="deploy another version",
             )
-        if target == service.stable and running is None:
+        moving = running is not None and running.strategy is not DeploymentStrategy.SHADOW
+        if target == service.stable and not moving:
             raise Refused(f"{model}/{target} is stable in {environment} already")
         if target not in service.stables:
             known = ", ".join(f"{model}/{version}" for version in service.stables) or "none"

@@ -157,11 +157,13 @@ class ReplicaApp:
                 batch, first = await self.batcher.submit(call)
                 content = self._scoring.write(scoring, batch, first)
         except Problem as problem:
-            if call is not None and call.mirrored and problem.status >= 500:
-                self.counters.mirrored_failures += 1
+            if call is not None and call.mirrored:
+                self.counters.count_copy(failed=problem.status >= 500)
             await self._refuse(problem, prediction_id, scope, send)
             return
         counters = self.counters
+        if call is not None and call.mirrored:
+            counters.count_copy(failed=False)
         counters.respond(200)
         counters.latency_ms.add((time.perf_counter() - started) * 1000.0)
         answer.append((b"content-length", b"%d" % len(content)))
@@ -186,8 +188,6 @@ class ReplicaApp:
     def _call(self, array: NDArray[Any], headers: Headers, prediction_id: bytes, started: float) -> Call:
         host = headers.get(b"host", b"")
         mirrored = b"-shadow" in host and (host.partition(b":")[0].endswith(b"-shadow") or host.endswith(b"-shadow"))
-        if mirrored:
-            self.counters.mirrored_requests += 1
         consumer = headers.get(b"x-consumer", b"")[:63]
         return Call(array, prediction_id.decode("latin-1"), consumer.decode("latin-1"), mirrored, started)
 

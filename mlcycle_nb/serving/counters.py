@@ -63,9 +63,15 @@ class Counters:
         """Count one problem by its reason."""
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
+    def count_copy(self, *, failed: bool) -> None:
+        """Count one mirrored request that has ended; both counts move at once, so that none misses its failure."""
+        self.mirrored_requests += 1
+        self.mirrored_failures += failed
+
     def copies(self) -> tuple[int, int]:
-        """Return mirrored requests, and those of them that got no answer from the model."""
-        return self.mirrored_requests, self.mirrored_failures
+        """Return mirrored requests that have ended, and those of them that got no answer from the model."""
+        failures = self.mirrored_failures  # first: another thread reads, and there are never more than requests
+        return self.mirrored_requests, failures
 
     def text(self, queued_rows: int, log: PredictionLogWriter | None) -> bytes:
         """Return everything in the Prometheus text format."""
@@ -82,7 +88,12 @@ class Counters:
         ]
         for name, kind, text, value in (
             ("mlcycle_replica_rows_total", "counter", "Rows predicted.", self.rows),
-            ("mlcycle_replica_mirrored_requests_total", "counter", "Mirrored requests.", self.mirrored_requests),
+            (
+                "mlcycle_replica_mirrored_requests_total",
+                "counter",
+                "Mirrored requests that ended.",
+                self.mirrored_requests,
+            ),
             (
                 "mlcycle_replica_mirrored_failures_total",
                 "counter",

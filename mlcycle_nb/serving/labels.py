@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,10 @@ def _moment(text: str, where: str) -> datetime | None:
         raise InvalidInput("at is not a time", value=text[:40], where=where, remedy=_TIME) from None
     if moment.tzinfo is None:
         raise InvalidInput("at has no offset from UTC", value=text, where=where, remedy=_TIME)
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # in UTC it would lie before the year 1, or after 9999
+        raise InvalidInput("at is not a time", value=text[:40], where=where, remedy=_TIME) from None
 
 
 _TIME = "write such as 2026-03-01T09:30:00Z"
@@ -205,13 +208,12 @@ class LabelStore:
         until : datetime, optional
             Only those that were written before this time of the machine's clock, and no later one of the order.
         """
-        files = sorted(self._folder.glob("*.arrow")) if self._folder.is_dir() else []
+        there = self._folder.glob("*.arrow") if self._folder.is_dir() else ()
         found = []
-        for file in files:
+        for file in sorted(file for file in there if file.name > after):
             if until is not None and file.stat().st_mtime >= until.timestamp():
                 break
-            if file.name > after:
-                found.append(file.name)
+            found.append(file.name)
         return found
 
     def all(self, *, after: str = "", until: str | None = None) -> pa.Table | None:
@@ -261,4 +263,6 @@ def as_index(text: str, class_names: tuple[str, ...]) -> float:
         value = float(text)
     except ValueError:
         return math.nan
+    if value.is_integer() and str(int(value)) in class_names:  # 3.0 is the class 3, as for `same_label`
+        return float(class_names.index(str(int(value))))
     return value if math.isfinite(value) else math.nan

@@ -47,6 +47,8 @@ def _look(folder: Path, missing: set[tuple[str, int]], found: set[tuple[str, int
         except FileNotFoundError:
             gone = True
             continue
+        except (OSError, ValueError):  # a file that a power cut left short knows no prediction
+            continue
         wanted = pa.array(sorted({key for key, _ in missing}), pa.string())
         hit = table.filter(pc.is_in(table["prediction_id"], value_set=wanted))
         here = missing & set(zip(hit["prediction_id"].to_pylist(), hit["row"].to_pylist(), strict=True))

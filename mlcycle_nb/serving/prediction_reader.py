@@ -86,7 +86,7 @@ def _totals(folder_root: Path, environment: str, model: str, version: int, names
     for path in folder.glob("stats-*.json"):
         try:
             form = json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # gone, or cut short by a power cut
             continue
         for key in totals:
             totals[key] += int(form.get(key, 0))

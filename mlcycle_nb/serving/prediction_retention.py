@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,12 @@ def keep_within(root: Path, environment: str, retention: Retention, *, now: floa
     done = {}
     for model in sorted(base.iterdir()) if base.is_dir() else ():
         versions = [folder for folder in sorted(model.glob("v*")) if folder.is_dir()]
-        merged = sum(_merged(folder, moment) for folder in versions)
+        merged = 0
+        for folder in versions:
+            try:
+                merged += _merged(folder, moment)
+            except (OSError, ValueError) as failure:  # Arrow's are ValueErrors; the bounds hold all the same
+                print(f"{model.name}/{folder.name} is not merged: {failure}", file=sys.stderr)
         removed = [
             file.size for folder, files in _beyond(versions, retention, moment) for file in _remove(folder, files)
         ]

@@ -142,6 +142,7 @@ def _step_template(wish: ExportWish) -> Manifest:
     enough: dict[str, Any] = {
         "name": "requests",
         "interval": f"{MEASURE_SECONDS}s",
+        "count": tries + 1,  # Argo refuses a measurement of a step that could go on for ever
         **({"initialDelay": f"{wish.interval}s"} if switched else {}),
         "consecutiveSuccessLimit": 1,
         "failureLimit": tries,
@@ -152,7 +153,7 @@ def _step_template(wish: ExportWish) -> Manifest:
     for metric, one in zip(required, (j for j in judged(wish) if wish.judged(j.option) == "required"), strict=True):
         # Neither condition holds while there is no value: undecided, and asked again until the deadline.
         metric["successCondition"] = f"len(result) > 0 && result[0] <= {one.most:g}"
-        metric |= {"consecutiveSuccessLimit": times, "inconclusiveLimit": tries}
+        metric |= {"count": (tries + 1) * times, "consecutiveSuccessLimit": times, "inconclusiveLimit": tries}
     others = [one for one in judged(wish) if switched and wish.judged(one.option) != "required"]
     spec = {
         "args": [{"name": "at-least"}],

@@ -55,16 +55,16 @@ def check_image(text: str) -> str:
 
 def check_prometheus(text: str) -> str:
     """Return the address of Prometheus, an ``http`` or ``https`` URL without password, query or fragment."""
+    if "@" in text:  # before anything can fail that would repeat it
+        raise InvalidInput(
+            "an address with a password would lie in the files", where="--prometheus", remedy="use a secret"
+        )
     try:
         parts = urlsplit(text)
         port_is_fine = parts.port is None or parts.port > 0
     except ValueError:
         parts, port_is_fine = urlsplit(""), False
     odd = not text.isascii() or not text.isprintable() or any(one in text for one in " \"'<>\\{}$")
-    if parts.username or parts.password:
-        raise InvalidInput(
-            "an address with a password would lie in the files", where="--prometheus", remedy="use a secret"
-        )
     if odd or not port_is_fine or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise InvalidInput(
             "is not the address of a Prometheus",
@@ -82,7 +82,7 @@ def check_storage(text: str) -> str:
     if not found or scheme not in _STORAGE or not rest.strip("/") or not fine:
         raise InvalidInput(
             "is not a storage address that KServe reads",
-            value=text,
+            value=text.rpartition("@")[2],  # what stands before it may be a password
             where="--storage",
             remedy=f"such as pvc://models/digits/7; known schemes: {', '.join(_STORAGE)}",
         )

@@ -13,7 +13,7 @@ from mlcycle_nb.deployment.export.names import check_image, check_namespace, che
 from mlcycle_nb.deployment.export.wish import PROMETHEUS, ExportWish
 from mlcycle_nb.deployment.policy import make_policy
 from mlcycle_nb.deployment.records import WHOLE, DeploymentStrategy, Service, service_id
-from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.errors import InvalidInput, Refused
 
 _EXPORTS: dict[str, Callable[[ExportWish], tuple[tuple[ManifestFile, ...], tuple[str, ...]]]] = {
     "argo": argo.export,
@@ -82,6 +82,13 @@ def export(wish: ExportWish, target: str) -> ExportedPlan:
     InvalidInput, Refused
         When the target has no equivalent.
     """
+    if wish.strategy is DeploymentStrategy.SHADOW:
+        raise Refused(
+            "no cluster here has a deployment that serves nothing",
+            value=str(wish.strategy),
+            where="--export",
+            remedy="export a canary; --mirror is what compares here",
+        )
     files, notes = _EXPORTS[target](wish)
     return ExportedPlan(
         target=target,

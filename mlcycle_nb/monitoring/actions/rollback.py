@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.deployment.records import Rollout, Service
+from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout, Service
 from mlcycle_nb.deployment.verbs import abort, change_rollout
 from mlcycle_nb.errors import Refused
 from mlcycle_nb.monitoring.action_records import AlertAction, actor_of
@@ -25,7 +25,7 @@ class Rollback:
         if service is None or service.stable is None:
             raise Refused("nothing is deployed", value=monitor.id)
         running = next((one for one in rollouts if not one.ended and one.phase != "queued"), None)
-        if running is not None:
+        if running is not None and running.strategy is not DeploymentStrategy.SHADOW:  # which moves nothing
             if running.target not in alert.versions:
                 raise Refused(f"rollout {running.id} of another version runs", value=running.reference)
             return _said(change_rollout(acting, running, abort, f"{alert.kind} {alert.id}"))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from mlcycle_nb.deployment import comparison
-from mlcycle_nb.deployment.analysis import AnalysisState, add_labels, add_pairs, begin, judge
+from mlcycle_nb.deployment.analysis import PAIR_LAG, AnalysisState, add_labels, add_pairs, begin, judge
 from mlcycle_nb.deployment.disagreements import INPUTS_KEPT, KEPT, Disagreements, pair, rows_of, worst
 from mlcycle_nb.deployment.records import DeploymentStrategy
 from mlcycle_nb.outcomes import Outcome
@@ -93,7 +93,20 @@ class TestPairs:
         state = begin(rollout(SHADOW), None, NOW)
         since, until = comparison.window(state, NOW + SECOND)
         assert (NOW - since).total_seconds() >= 10
-        assert until == NOW + SECOND
+        assert until == NOW + SECOND + PAIR_LAG
+
+    def test_a_stable_version_that_is_the_slower_one_is_paired(self):
+        """Only what its window holds is read: a copy that is answered first waits for no second look."""
+        record = rollout(SHADOW)
+        state = begin(record, None, NOW)
+        table = log([("a", 2, 4, True, 0.9), ("a", 1, 4, False, 1.4)])
+        for turn in range(1, 4):
+            since, until = comparison.window(state, NOW + turn * SECOND)
+            times = table["time"].to_pylist()
+            read = table.filter(pa.array([since <= time < until for time in times]))
+            state = comparison.add_pairs(state, record, read, NOW + turn * SECOND)
+
+        assert state.step_requests == 1
 
     def test_copies_alone_are_no_pairs(self):
         record = rollout(SHADOW)

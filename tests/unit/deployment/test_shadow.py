@@ -154,6 +154,15 @@ class TestVerbs:
         assert served.service().stable == 1
         assert read(served, shadow).phase == "aborted"
 
+    def test_a_rollback_to_what_is_stable_leaves_it_alone(self, served):
+        rollout = served.deploy(2, strategy="shadow", duration="1h")
+        served.settle(6)
+
+        with pytest.raises(Refused, match="digits/1 is stable in production already"):
+            served.deployment.rollback_deployment("digits", to=1)
+        assert read(served, rollout).phase == "progressing"
+        served.deployment.abort(rollout.id)
+
     def test_too_late_to_abort(self, served):
         rollout = served.deploy(2, strategy="shadow", duration="3s")
         for _ in range(20):
@@ -182,6 +191,17 @@ class TestPromote:
 
         assert (record.strategy, record.target, record.replicas) == (DeploymentStrategy.CANARY, 2, 3)
         assert record.policy.max_disagreement == 0.02
+        served.deployment.abort(record.id)
+
+    def test_what_the_shadow_had_to_show_the_canary_has_to(self, served):
+        """Also a metric that is optional by default, and however long the old version is kept."""
+        served.deploy(2, strategy="shadow", duration="10s", require="accuracy", warm="2w")
+        served.settle(40)
+
+        record = served.deployment.promote().record
+
+        assert (record.policy.optional, record.policy.watched) == (("prediction-shift",), ())
+        assert record.policy.warm_seconds == 14 * 86_400
         served.deployment.abort(record.id)
 
     @pytest.mark.parametrize(("verdict", "words"), [(Outcome.FAILED, "failed"), (Outcome.INCONCLUSIVE, "inconclusive")])
