@@ -1,7 +1,5 @@
 """A model behind LitServe: ``python benchmarks/_litserve_server.py MODEL PORT BATCH``, as its documentation shows."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 
@@ -18,7 +16,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         del device
         self.answer = joblib.load(sys.argv[1])
 
-    def decode_request(self, request: dict[str, Any]) -> Any:
+    def decode_request(self, request):  # LitServe reads the annotation, and none means JSON
         """Return one request's rows."""
         return np.asarray(request["rows"], np.float32)
 

@@ -176,11 +176,8 @@ def ours(folder: Path, model: Any, rows: Any) -> Iterator[tuple[list[Server], Pa
         server.start_seconds = cold_start(folder, workspace, package)
         yield [server], onnx
     finally:
+        workspace.down()
         workspace.close()
-        subprocess.run(
-            [sys.executable, "-m", "mlcycle_nb", "down"],
-            env={**os.environ, "MLCYCLE_HOME": str(folder / "home")}, stdout=subprocess.DEVNULL, check=True,
-        )  # fmt: skip
 
 
 def cold_start(folder: Path, workspace: Any, package: Any) -> float:
@@ -220,7 +217,9 @@ def mlflow(folder: Path, model: Any, rows: Any, *, columns: bool) -> Iterator[Se
         import numpy as np
 
         tensor = ModelSignature(inputs=Schema([TensorSpec(np.dtype("float32"), (-1, rows.shape[1]))]))
-        mlflow.pytorch.save_model(model, str(path), signature=tensor, pip_requirements=[])
+        mlflow.pytorch.save_model(
+            model, str(path), signature=tensor, pip_requirements=[], serialization_format="pickle"
+        )
     else:
         import mlflow.sklearn
 

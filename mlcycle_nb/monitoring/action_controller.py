@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.errors import Conflict, MLCycleError
+from mlcycle_nb.errors import Conflict, EngineError, MLCycleError, StoreError
 from mlcycle_nb.monitoring.action_records import AlertAction
 from mlcycle_nb.monitoring.actions import ACTIONS
 from mlcycle_nb.monitoring.quiet import why_maintained
@@ -24,6 +24,7 @@ class ActionView:
 
     alert: Alert
     held: str
+    stopped: bool = False
 
 
 class AlertActionController:
@@ -35,13 +36,14 @@ class AlertActionController:
 
     def observe(self, record: AlertAction) -> ActionView:
         alert = self._context.store.get(Alert, record.alert)
-        return ActionView(alert, why_maintained(self._context.store, alert, self._context.clock.now()))
+        stopped = self._context.store.get(Monitor, record.monitor).phase != "running"
+        return ActionView(alert, why_maintained(self._context.store, alert, self._context.clock.now()), stopped)
 
     def next_action(self, record: AlertAction, observation: ActionView, now: datetime) -> str | None:
         """Return ``take`` for what was claimed, ``drop`` or ``claim`` for what waits, nothing while it is held."""
         if record.phase == "running":
             return "take"
-        if not observation.alert.open:
+        if not observation.alert.open or observation.stopped:
             return "drop"
         return None if observation.held else "claim"
 
@@ -51,7 +53,8 @@ class AlertActionController:
                 transaction.update(replace(record, phase="running"), event="action.started")
             crash_point("action.after_claim")
         elif action == "drop":
-            self._end(record, "refused", "the alert was over before")
+            over = not observation.alert.open
+            self._end(record, "refused", "the alert was over before" if over else "the monitor was stopped before")
         else:
             self._take(record, observation.alert)
 
@@ -59,8 +62,8 @@ class AlertActionController:
         monitor = self._context.store.get(Monitor, record.monitor)
         try:
             outcome = ACTIONS.load(record.action).take(self._context, monitor, alert)
-        except Conflict:
-            raise  # somebody else was first: the next turn looks again
+        except (Conflict, StoreError, EngineError):
+            raise  # somebody was first, or something is down: the loop tries again
         except MLCycleError as refusal:
             self._end(record, "refused", str(refusal))
             return

@@ -58,6 +58,8 @@ def actor_of(alert: Alert) -> str:
 
 def queue_actions(transaction: Transaction, alert: Alert, monitor: Monitor, now: datetime) -> None:
     """Note the actions that the monitor's policy asks for; an alert that fires again has had its turn."""
+    if monitor.phase != "running":
+        return  # whoever stopped the watching wants nothing done by it
     for action in monitor.on_alert.get(alert.kind, ()):
         id = f"{alert.id}-{action}"
         if transaction.maybe(AlertAction, id) is not None:

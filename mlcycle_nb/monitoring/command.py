@@ -57,7 +57,7 @@ def maintain(workspace: Any, args: Namespace, *, where: str) -> MaintenanceWindo
     monitoring, now = workspace.monitoring, workspace.clock.now()
     if args.end:
         return MaintenanceWindows([monitoring.end_maintenance(args.end)], now)
-    if args.at is None and args.duration is None:
+    if args.at is None and args.duration is None and not (args.every or args.reason or args.kind):
         return MaintenanceWindows(monitoring.maintenance(), now)
     if args.at is None or args.duration is None:
         missing = "--at TIME" if args.at is None else "--for DURATION"
@@ -76,7 +76,9 @@ def maintain(workspace: Any, args: Namespace, *, where: str) -> MaintenanceWindo
 
 
 def _alerts(workspace: Any, args: Namespace) -> int:
-    firing = [alert for alert in workspace.monitoring.alerts() if alert.phase == "firing"]
+    firing = [
+        alert for alert in workspace.monitoring.alerts(open_only=True, limit=1_000_000) if alert.phase == "firing"
+    ]
     print(json.dumps([alert.id for alert in firing]) if args.json else f"{len(firing)} firing")
     for alert in firing if not args.json else ():
         print(alert.id, alert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,9 @@ from mlcycle_nb.monitoring.records import RESOLVED, Alert, Monitor, Notification
 from mlcycle_nb.store import Record, Store, Transaction
 from mlcycle_nb.store.record import format_time, parse_time
 from mlcycle_nb.supervisor.crash import crash_point
+
+_SKEW = timedelta(seconds=2)
+"""A message that was told later than this from now was told before the clock was set back: it counts no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,15 @@ def _view(reader: Store | Transaction, record: Alert, now: datetime) -> AlertVie
     monitor = reader.get(Monitor, record.monitor)
     told_at = [
         one.notified_at
-        for one in reader.find(Alert, name=record.monitor, limit=50)
-        if one.notified_at is not None and same_group(one, record, monitor)
+        for one in _alerts_of(reader, record.monitor)
+        if one.notified_at is not None and one.notified_at <= now + _SKEW and same_group(one, record, monitor)
     ]
     return AlertView(monitor, why_quiet(reader, record, now), max(told_at, default=None))
+
+
+def _alerts_of(reader: Store | Transaction, monitor: str) -> list[Alert]:
+    """Return the active alerts, however old, and the newest of the others."""
+    return [*reader.find(Alert, name=monitor, active=True), *reader.find(Alert, name=monitor, limit=50)]
 
 
 def _due_of_group(transaction: Transaction, record: Alert, now: datetime) -> list[Alert]:
@@ -114,12 +123,17 @@ class NotificationController:
         return "deliver" if is_due(parse_time(next_at) if next_at else None, now) else None
 
     def act(self, action: str, record: Notification, observation: dict[str, Any]) -> None:
+        receivers = targets(record.channel, self._context)
+        if not record.receiver and receivers != ("",):
+            self._split(record, receivers)
+            return
         crash_point("notification.before_delivery")
         try:
             # The notification's id carries the channel; receivers are given the message's own key.
             delivery = deliver(self._context, record)
-        except MLCycleError as failure:
-            delivery = Delivery(delivered=False, retry=True, detail=str(failure))
+        except Exception as failure:  # a plug-in may raise anything, and its text may hold secrets
+            said = str(failure) if isinstance(failure, MLCycleError) else type(failure).__name__
+            delivery = Delivery(delivered=False, retry=True, detail=said)
         crash_point("notification.after_delivery")
         now = self._context.clock.now()
         if delivery.delivered:
@@ -136,6 +150,14 @@ class NotificationController:
                 detail=delivery.detail,
                 next_at=format_time(now + timedelta(seconds=wait)),
             )
+
+    def _split(self, record: Notification, receivers: Sequence[str]) -> None:
+        """Make one message a receiver of one that was queued while nobody could say who they are."""
+        with self._context.store.transaction(actor=self._context.actor) as transaction:
+            for one in receivers:
+                own = replace(record, id=f"{record.id}-{one}", receiver=one, version=0)
+                transaction.insert(own, event="notification.queued", detail={"receiver": one})
+            transaction.delete(record, event="notification.split", detail={"receivers": list(receivers)})
 
     def _end(self, record: Notification) -> None:
         detail = {"channel": record.channel, "receiver": record.receiver, "detail": record.detail}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlcycle_nb.context import Context
@@ -28,9 +29,12 @@ def record_evidence(context: Context, monitor: Monitor, evidence: Evidence) -> A
         if after is None:
             return None
         began = after.phase == FIRING and (alert is None or alert.phase != FIRING)
-        if alert is None and began:
-            alert = _untold_end(transaction, monitor, evidence.kind)
-            after = after if alert is None else reopened(alert, after)
+        ended = _untold_end(transaction, monitor, evidence.kind) if began else None
+        if ended is not None:
+            if alert is not None:  # what was pending is the earlier alert once more
+                over = replace(alert, phase=RESOLVED, resolved_at=context.clock.now())
+                transaction.update(over, event="alert.merged", detail={"into": ended.id})
+            alert, after = ended, reopened(ended, after)
         detail = {"kind": after.kind, "monitor": monitor.id, "subjects": after.subjects, "summary": after.summary}
         if alert is None:
             stored = transaction.insert(after, event=_EVENTS[after.phase], detail=detail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -46,8 +45,9 @@ class LabelWatch:
             return ()
         self._due[monitor.id] = time.monotonic() + LOOK_SECONDS
         new = labelling.new_files(self._context, monitor.environment, monitor.model)
-        if not new and time.monotonic() >= self._again.get(monitor.id, math.inf):
-            return (labelling.measured_until(self._context, monitor.environment, monitor.model),)
+        owed = "" if new else labelling.owed(self._context, monitor.environment, monitor.model)
+        if owed and time.monotonic() >= self._again.setdefault(monitor.id, time.monotonic() + AGAIN_SECONDS):
+            return (owed,)
         return tuple(new)
 
     def measure(self, monitor: Monitor, versions: Iterable[int], files: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class LabelWatch:
         files : sequence of str
             What `look` found.
         """
-        repeated = self._again.pop(monitor.id, None) is not None
+        self._again.pop(monitor.id, None)
         new = labelling.new_files(self._context, monitor.environment, monitor.model)
         began = time.monotonic()
         # A version whose package is gone must not keep the monitor from its windows.
@@ -77,9 +77,8 @@ class LabelWatch:
             labelling.note_arrivals(self._context, monitor.environment, monitor.model, new)
             self._noted[monitor.id] = new[-1]
         measured = [read_performance(tree) for tree in reply["performance"]]
-        labelling.keep(self._context, monitor.environment, monitor.model, measured, max([*files, *new]))
-        if any(one.unknown for one in measured) and (new or not repeated):
-            self._again[monitor.id] = time.monotonic() + AGAIN_SECONDS
+        again = bool(new) and any(one.unknown for one in measured)
+        labelling.keep(self._context, monitor.environment, monitor.model, measured, max([*files, *new]), again=again)
         self._due[monitor.id] = time.monotonic() + max(LOOK_SECONDS, REST * (time.monotonic() - began))
 
 

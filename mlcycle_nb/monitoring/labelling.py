@@ -63,15 +63,26 @@ def measured_until(context: Context, environment: str, model: str) -> str:
     return str(seen.get("measured_until", ""))
 
 
-def keep(context: Context, environment: str, model: str, measured: list[Performance], until: str) -> None:
-    """Store what was measured with the labels up to a file, and tell when a version got worse."""
+def owed(context: Context, environment: str, model: str) -> str:
+    """Return the file of labels up to which a second look is due: some of their predictions were not in the log."""
+    seen = context.store.observed(Monitor, _cursor(monitor_id(environment, model)))
+    return str(seen.get("measured_until", "")) if seen.get("look_again") else ""
+
+
+def keep(
+    context: Context, environment: str, model: str, measured: list[Performance], until: str, *, again: bool = False
+) -> None:
+    """Store what was measured with the labels up to a file, and tell when a version got worse.
+
+    With `again`, `owed` says so until something is kept without it.
+    """
     owner = monitor_id(environment, model)
     rows = [{**asdict(one), "kind": "performance"} for one in measured]
     context.store.add_measurements(f"labels:{owner}", rows)
     context.store.prune_measurements(f"labels:{owner}", keep=KEPT)
     _tell(context, owner, measured)
     crash_point("labels.after_alerts")
-    context.store.observe(Monitor, _cursor(owner), measured_until=until)
+    context.store.observe(Monitor, _cursor(owner), measured_until=until, look_again=again)
 
 
 def note_arrivals(context: Context, environment: str, model: str, files: list[str]) -> None:
@@ -109,7 +120,7 @@ def _measure_here(
 
     names = LabelStore(context.home / "labels", environment, model).names()
     measured = measure_service(context.home, environment, model, package_of, context.clock.now())
-    keep(context, environment, model, measured, names[-1])
+    keep(context, environment, model, measured, names[-1], again=any(one.unknown for one in measured))
     return measured
 
 

@@ -179,6 +179,10 @@ def check_plan(days: tuple[str, ...], start: str, length: timedelta, zone: str, 
         raise InvalidInput("the start cannot be read", value=start, remedy=f"write {example}") from None
     if wall.tzinfo is not None:
         raise InvalidInput("the start has an offset", value=start, remedy="leave it out, and name the zone with --zone")
-    if _instant(wall, found) + length <= now:
+    try:
+        over = _instant(wall, found) + length <= now
+    except OverflowError:
+        raise InvalidInput("the start is out of range", value=start, where=zone) from None
+    if over:
         raise InvalidInput("the window is over already", value=start, where=zone)
     return wall.isoformat(timespec="seconds" if wall.second else "minutes")

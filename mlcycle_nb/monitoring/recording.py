@@ -33,28 +33,27 @@ class Recording:
     file : Path, optional
         Where the rows are; the prediction log when None.
     segments : mapping
-        Version to its segments in the order in which windows take them: name, and the times of its served rows.
+        Version to its segments in the order in which windows take them: name to the times of its served rows.
     """
 
     source: str
     file: Path | None
-    segments: Mapping[int, list[tuple[str, NDArray[Any]]]]
+    segments: Mapping[int, Mapping[str, NDArray[Any]]]
 
     @property
     def rows(self) -> int:
         """Served rows of all versions."""
-        return sum(len(times) for parts in self.segments.values() for _, times in parts)
+        return sum(len(times) for parts in self.segments.values() for times in parts.values())
 
     def moment(self, version: int, segment: str, row: int) -> datetime:
         """Return when a row was served."""
-        times = next(times for name, times in self.segments[version] if name == segment)
-        found: datetime = times[row].item()
+        found: datetime = self.segments[version][segment][row].item()
         return found.replace(tzinfo=UTC)
 
     @property
     def began(self) -> datetime:
         """When the first row was served."""
-        firsts = [times.min() for parts in self.segments.values() for _, times in parts if len(times)]
+        firsts = [times.min() for parts in self.segments.values() for times in parts.values() if len(times)]
         found: datetime = min(firsts).item()
         return found.replace(tzinfo=UTC)
 
@@ -64,9 +63,8 @@ class Recording:
             return set(open_recording(self.file)["prediction_id"].to_pylist())
         found: set[str] = set()
         for version, parts in self.segments.items():
-            names = {name for name, _ in parts}
             for segment in listing(log / f"v{version}"):
-                if segment.name in names:
+                if segment.name in parts:
                     found.update(read(segment, columns=["prediction_id"])["prediction_id"].to_pylist())
         return found
 
@@ -97,16 +95,16 @@ def find_recording(home: Path, environment: str, model: str, recorded: str) -> R
 
 
 def _from_log(base: Path, source: str, since_ns: int) -> Recording:
-    segments: dict[int, list[tuple[str, NDArray[Any]]]] = {}
+    segments: dict[int, dict[str, NDArray[Any]]] = {}
     for folder in base.glob("v*") if base.is_dir() else ():
         if not folder.name[1:].isdigit():
             continue
-        parts = []
+        parts = {}
         for segment in arrivals(folder, Stream()):  # in the order in which a monitor takes them
             own = parse(segment.name)
             if own is not None and own.time_ns >= since_ns:
                 table = read(segment, columns=["time", "mirrored"])
-                parts.append((segment.name, _times(table.filter(served_mask(table)))))
+                parts[segment.name] = _times(table.filter(served_mask(table)))
         if parts:
             segments[int(folder.name[1:])] = parts
     return Recording(source, None, dict(sorted(segments.items())))
@@ -115,9 +113,7 @@ def _from_log(base: Path, source: str, since_ns: int) -> Recording:
 def _from_file(file: Path) -> Recording:
     table = open_recording(file)
     versions = sorted(set(table["version"].to_pylist()))
-    return Recording(
-        file.name, file, {version: [(WHOLE_FILE, _times(rows_of(table, version)))] for version in versions}
-    )
+    return Recording(file.name, file, {version: {WHOLE_FILE: _times(rows_of(table, version))} for version in versions})
 
 
 def open_recording(file: Path) -> pa.Table:
@@ -134,6 +130,14 @@ def open_recording(file: Path) -> pa.Table:
     for name in ("prediction_id", "time", "row", "version", "input"):
         if table[name].null_count:
             raise InvalidInput(f"the recording has rows without {name}", value=str(file))
+    if not pa.types.is_integer(table["version"].type):
+        raise InvalidInput("the recording's versions are no whole numbers", value=str(file))
+    if not (pa.types.is_string(table["prediction_id"].type) or pa.types.is_large_string(table["prediction_id"].type)):
+        raise InvalidInput("the recording's prediction ids are no texts", value=str(file))
+    for name, kind in (("time", pa.timestamp("us", tz="UTC")), ("prediction_id", pa.string())):
+        # Not safe: a time in nanoseconds, as pandas writes it, may lose its last three digits.
+        column = table[name].cast(kind, safe=False)
+        table = table.set_column(table.schema.get_field_index(name), name, column)
     if "mirrored" in table.column_names:
         table = table.filter(served_mask(table))
     if "latency_ms" not in table.column_names:

@@ -137,12 +137,13 @@ def replay(
     Refused
         When it would be more than `MOST_WINDOWS` windows.
     """
-    full, waiting = _windows(monitor, recording)
-    if len(full) > MOST_WINDOWS:
+    wanted = sum(sum(map(len, parts.values())) // monitor.window for parts in recording.segments.values())
+    if wanted > MOST_WINDOWS:
         raise Refused(
-            f"{len(full)} windows are more than a replay judges, which is {MOST_WINDOWS}",
+            f"{wanted} windows are more than a replay judges, which is {MOST_WINDOWS}",
             remedy="replay a shorter time, or use a larger window",
         )
+    full, waiting = _windows(monitor, recording)
     streams = {version: Stream() for version in recording.segments}
     looks = [(moment, None) for moment in _spread(label_times)]
     windows, performance, book = [], [], _Book(monitor)
@@ -182,7 +183,7 @@ def _windows(monitor: Monitor, recording: Recording) -> tuple[list[tuple[datetim
     full: list[tuple[datetime, _Window | None]] = []
     waiting = 0
     for version, segments in recording.segments.items():
-        stream = admit(Stream(), [(name, len(times)) for name, times in segments])
+        stream = admit(Stream(), [(name, len(times)) for name, times in segments.items()])
         left = stream.waiting
         reached: datetime | None = None
         while True:

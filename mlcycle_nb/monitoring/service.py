@@ -262,7 +262,9 @@ class ModelMonitor:
     ) -> list[Alert]:
         """Return alerts, the newest first."""
         phase = OPEN_PHASES if open_only else None
-        found = self._context.store.find(Alert, phase=phase, limit=limit if model is None else None)
+        name = monitor_id(environment, model) if model is not None and environment is not None else None
+        whole = name is not None or (model is None and environment is None)  # else the rest is filtered here
+        found = self._context.store.find(Alert, name=name, phase=phase, limit=limit if whole else None)
         wanted = [one for one in found if model is None or one.monitor.partition("/")[2] == model]
         return [one for one in wanted if environment in {None, one.monitor.partition("/")[0]}][:limit]
 
@@ -382,6 +384,9 @@ class ModelMonitor:
         with self._context.store.transaction(actor=self._context.actor) as transaction:
             if model:
                 transaction.get(Monitor, watched)
+            for past in transaction.find(Maintenance, name=plan.environment, phase="planned"):
+                if not past.days and past.until(now) is None and past.next_begin(now) is None:
+                    transaction.update(replace(past, phase="over"), event="maintenance.over")
             return transaction.insert(plan, event="maintenance.planned", detail={"when": plan.when}, reason=reason)
 
     def maintenance(self, *, environment: str | None = None, planned_only: bool = True) -> list[Maintenance]:

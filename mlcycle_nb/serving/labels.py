@@ -164,7 +164,8 @@ class LabelStore:
 
         digest = hashlib.sha256(repr([(x.prediction_id, x.row, x.label) for x in labels]).encode()).hexdigest()
         with self.locked():
-            if list(self._folder.glob(f"*-{digest[:32]}.arrow")):
+            names = self.names()
+            if any(name.endswith(f"-{digest[:32]}.arrow") for name in names) and self._says(labels):
                 return digest
             table = pa.table(
                 {
@@ -177,9 +178,18 @@ class LabelStore:
             sink = io.BytesIO()
             with pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
-            number = max((int(name.partition("-")[0]) for name in self.names()), default=0) + 1
+            number = max((int(name.partition("-")[0]) for name in names), default=0) + 1
             write_atomically(self._folder / f"{number:08d}-{digest[:32]}.arrow", sink.getvalue())
         return digest
+
+    def _says(self, labels: list[Label]) -> bool:
+        """Whether these are the labels that count now: one that was corrected and is corrected back is new."""
+        table = self.all()
+        assert table is not None
+        keys = zip(table["prediction_id"].to_pylist(), table["row"].to_pylist(), strict=True)
+        known = dict(zip(keys, table["truth"].to_pylist(), strict=True))
+        last = {(one.prediction_id, one.row): one.label for one in labels}
+        return all(known.get(key) == label for key, label in last.items())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

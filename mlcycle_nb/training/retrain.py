@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ASKED_FOR = (
     *("model", "cell_digest", "data_digest", "processes", "epochs", "params", "seed", "experiment", "script"),
     *("script_args", "max_restarts", "max_rollbacks", "on_trouble", "grace_seconds", "stall_seconds", "resume"),
-    *("environment", "not_reproducible", "register"),
+    *("environment", "not_reproducible"),
 )
 _INSERT_TRIES = 20
 

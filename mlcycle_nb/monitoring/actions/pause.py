@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.deployment.records import Rollout
+from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout
 from mlcycle_nb.deployment.verbs import change_rollout, pause
 from mlcycle_nb.errors import Refused
 from mlcycle_nb.monitoring.action_records import actor_of
@@ -20,6 +20,8 @@ class Pause:
         holder = next((one for one in running if one.phase != "queued"), None)
         if holder is None:
             raise Refused("no rollout of this service runs", value=monitor.id)
+        if holder.strategy is DeploymentStrategy.ROLLBACK:
+            raise Refused(f"rollout {holder.id} is on its way back")
         if any(alert.id in event.text for event in holder.history):
             return f"rollout {holder.id} was paused"
         if holder.phase == "paused":

@@ -52,9 +52,9 @@ class Rollback:
 
 
 def _troubled(context: Context, monitor: Monitor, alert: Alert) -> set[int]:
-    """Return the versions that open alerts are about, and those that an alert had rolled back."""
-    others = [one for one in context.store.find(Alert, name=monitor.id, phase=OPEN_PHASES) if one.id != alert.id]
-    found = {version for one in others for version in one.versions}
+    """Return the versions that this and other open alerts are about, and those that an alert had rolled back."""
+    others = context.store.find(Alert, name=monitor.id, phase=OPEN_PHASES)
+    found = {version for one in (alert, *others) for version in one.versions}
     for action in context.store.find(AlertAction, name=monitor.id, phase="done"):
         if action.action == "rollback":
             found |= set(action.versions)

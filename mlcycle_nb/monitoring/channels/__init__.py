@@ -45,8 +45,11 @@ def resolve(names: Sequence[str] | None, settings: Settings) -> tuple[str, ...]:
 
 def targets(name: str, context: Context) -> tuple[str, ...]:
     """Return the receivers behind a channel, each of which gets a message of its own; one without a name by default."""
-    named = getattr(CHANNELS.load(name), "targets", None)
-    return ("",) if named is None else tuple(named(context))
+    try:
+        named = getattr(CHANNELS.load(name), "targets", None)
+        return ("",) if named is None else tuple(named(context)) or ("",)
+    except Exception:  # a plug-in that fails keeps no other channel from being told; its own delivery says why
+        return ("",)
 
 
 def deliver(context: Context, record: Notification) -> Delivery:

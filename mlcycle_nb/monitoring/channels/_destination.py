@@ -36,7 +36,8 @@ class Destination:
 
 def refused(problem: str, url: str) -> Refused:
     """Return the one error for all of these, with the reason."""
-    return Refused(f"destination not allowed: {problem}", value=url, remedy=_REMEDY)
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]  # the rest may be a password or a token
+    return Refused(f"destination not allowed: {problem}", value=host, remedy=_REMEDY)
 
 
 def parse_url(url: str, allowed_hosts: Sequence[str]) -> tuple[bool, str, int, str]:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 
 from mlcycle_nb.context import Context
 from mlcycle_nb.errors import InvalidInput, MissingDependency, MLCycleError
@@ -14,8 +15,11 @@ from mlcycle_nb.monitoring.channels._apprise_send import FAILED, LONGEST_SECONDS
 from mlcycle_nb.monitoring.channels._contract import Delivery, Message
 
 _GRACE_SECONDS = 5.0
+_AT_ONCE = threading.BoundedSemaphore(2)
+BUSY = 7
 _SAID = {
     FAILED: "it did not go out",
+    BUSY: "other messages are on their way",
     NOT_A_URL: "Apprise does not know this kind of URL",
     MISSING: "the package 'apprise' is not installed: pip install 'mlcycle-nb[apprise]'",
     TIMED_OUT: f"no answer within {LONGEST_SECONDS} s",
@@ -81,7 +85,7 @@ def check(file: str) -> None:
 def _send(url: str, key: str, message: Message) -> int:
     named = {"firing": "ALERT", "resolved": "over"}.get(str(message["status"]), str(message["status"]))
     lines = [str(message["summary"]), f"affected: {message['subjects']}", f"alerts: {message['alerts']}", f"key: {key}"]
-    return _run(
+    return _run_one_of_few(
         {
             "url": url,
             "title": f"{named}: {message['kind']} of {message['monitor']}",
@@ -89,6 +93,16 @@ def _send(url: str, key: str, message: Message) -> int:
             "type": _TYPES.get(str(message["status"]), "info"),
         }
     )
+
+
+def _run_one_of_few(request: dict[str, object]) -> int:
+    # Each holds a thread of the supervisor for up to half a minute, and rollouts need threads too.
+    if not _AT_ONCE.acquire(blocking=False):
+        return BUSY
+    try:
+        return _run(request)
+    finally:
+        _AT_ONCE.release()
 
 
 def _run(request: dict[str, object]) -> int:

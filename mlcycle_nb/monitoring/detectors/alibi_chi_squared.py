@@ -9,6 +9,7 @@ from alibi_detect.cd import ChiSquareDrift
 
 from mlcycle_nb.monitoring.detectors._categories import balanced_v, counts_of, rare_as_one
 from mlcycle_nb.monitoring.detectors._contract import Comparison, Floats, Kind
+from mlcycle_nb.stats.two_sample import with_exact_tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class AlibiChiSquared:
             return Comparison(p_value=1.0, effect=effect)
         detector: Any = ChiSquareDrift(before.reshape(-1, 1), x_ref_preprocessed=True)
         p_values, _ = detector.feature_score(detector.x_ref, now.reshape(-1, 1))
-        return Comparison(p_value=float(p_values[0]), effect=effect)
+        p_value = with_exact_tail(float(p_values[0]), counts_of(prepared), counts_of(current))
+        return Comparison(p_value=p_value, effect=effect)
 
 
 PLUGIN = AlibiChiSquared()

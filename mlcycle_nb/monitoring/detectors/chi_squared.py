@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mlcycle_nb.monitoring.detectors._categories import Counts, balanced_v, counts_of
 from mlcycle_nb.monitoring.detectors._contract import Comparison, Floats, Kind
-from mlcycle_nb.stats.two_sample import chi_squared
+from mlcycle_nb.stats.two_sample import chi_squared, with_exact_tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class ChiSquared:
 
     def compare(self, prepared: Counts, current: Floats) -> Comparison:
         now = counts_of(current)
-        return Comparison(p_value=chi_squared(prepared, now).p_value, effect=balanced_v(prepared, now))
+        p_value = with_exact_tail(chi_squared(prepared, now).p_value, prepared, now)
+        return Comparison(p_value=p_value, effect=balanced_v(prepared, now))
 
 
 PLUGIN = ChiSquared()

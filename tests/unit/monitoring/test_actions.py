@@ -12,7 +12,7 @@ import pytest
 from mlcycle_nb.context import Context
 from mlcycle_nb.deployment.policy import make_policy
 from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout, Service, Weight
-from mlcycle_nb.errors import InvalidInput, Refused, UnknownPlugin
+from mlcycle_nb.errors import InvalidInput, Refused, StoreError, UnknownPlugin
 from mlcycle_nb.monitoring.action_controller import AlertActionController
 from mlcycle_nb.monitoring.action_records import AlertAction
 from mlcycle_nb.monitoring.actions import ACTIONS, parse_policy
@@ -141,6 +141,34 @@ class TestOnce:
         assert record.phase == "refused"
         assert "nothing to roll back to" in record.outcome
 
+    def test_what_is_down_for_a_moment_loses_no_action(
+        self, context: Context, declare, turn, counting: Counting, fake_clock: FakeClock
+    ) -> None:
+        counting.refusals = [StoreError("the database is busy")]
+        fire(context, declare(on_alert={"model_drift": ("counting",)}))
+        turn()
+        [record] = context.store.find(AlertAction)
+        assert record.phase in {"running", "done"}
+        fake_clock.advance(timedelta(minutes=10))
+        turn()
+
+        assert context.store.get(AlertAction, record.id).phase == "done"
+
+    def test_a_stopped_monitor_does_nothing(self, context: Context, declare, turn, counting: Counting) -> None:
+        """Neither with an alert that comes later, nor with what still waited."""
+        monitor = declare(on_alert={"model_drift": ("counting",)})
+        fire(context, monitor)
+        with context.store.transaction(actor="ana") as transaction:
+            stopped = transaction.update(replace(monitor, phase="stopped"), event="monitor.stopped")
+        turn()
+        [waited] = context.store.find(AlertAction)
+        evidence(context, stopped, "clear")
+        fire(context, stopped)
+
+        assert (waited.phase, waited.outcome) == ("refused", "the monitor was stopped before")
+        assert context.store.find(AlertAction) == [waited]
+        assert counting.taken == []
+
     def test_maintenance_holds_it_and_an_alert_that_ends_meanwhile_drops_it(
         self, context: Context, declare, turn, counting: Counting, fake_clock: FakeClock
     ) -> None:
@@ -207,7 +235,12 @@ def deployed(context: Context, stables: tuple[int, ...]) -> Service:
         return transaction.insert(service, event="service.created")
 
 
-def rolling(context: Context, target: int, phase: str = "progressing") -> Rollout:
+def rolling(
+    context: Context,
+    target: int,
+    phase: str = "progressing",
+    strategy: DeploymentStrategy = DeploymentStrategy.CANARY,
+) -> Rollout:
     rollout = Rollout(
         id=f"{SERVICE}/r1",
         phase=phase,
@@ -216,7 +249,7 @@ def rolling(context: Context, target: int, phase: str = "progressing") -> Rollou
         model="credit",
         target=target,
         digest="sha256:0",
-        strategy=DeploymentStrategy.CANARY,
+        strategy=strategy,
         replicas=1,
         policy=make_policy(DeploymentStrategy.CANARY),
         actor="ana",
@@ -259,6 +292,13 @@ class TestPause:
         with pytest.raises(Refused, match="too late to pause"):
             take(context, "pause", monitor, alert)
 
+    def test_what_brings_an_earlier_version_back_is_not_held_up(self, context: Context, declare) -> None:
+        monitor = declare()
+        before = rolling(context, 1, "preparing", DeploymentStrategy.ROLLBACK)
+        with pytest.raises(Refused, match="is on its way back"):
+            take(context, "pause", monitor, fire(context, monitor))
+        assert context.store.get(Rollout, before.id) == before
+
 
 class TestRollback:
     def test_a_rollout_of_the_troubled_version_is_aborted_once(self, context: Context, declare) -> None:
@@ -296,6 +336,16 @@ class TestRollback:
             take(context, "rollback", monitor, alert)
 
         assert (context.store.find(Rollout), context.store.find(Service)) == before
+
+    def test_a_version_that_the_alert_is_about_as_well_is_no_way_out(self, context: Context, declare) -> None:
+        monitor = declare()
+        deployed(context, (1, 2))
+        fire(context, monitor, version=2)
+        alert = fire(context, monitor, version=1)
+
+        assert set(alert.versions) == {1, 2}
+        with pytest.raises(Refused, match="an alert was about version 1 too"):
+            take(context, "rollback", monitor, alert)
 
     def test_two_versions_do_not_send_each_other_away_for_ever(self, context: Context, declare) -> None:
         monitor = declare()

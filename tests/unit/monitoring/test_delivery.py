@@ -298,6 +298,85 @@ def test_trouble_that_comes_and_goes_is_one_message_an_interval(
     assert channel.given[-1][1]["flaps"] == flaps - 1
 
 
+def test_trouble_that_has_to_be_confirmed_is_one_alert_too(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    """Each time it is pending first, as a record of its own."""
+    monitor = declare(channels=("capturing",), confirm_windows=2, group_seconds=300.0, repeat_seconds=14_400.0)
+    for _ in range(20):
+        seen(context, monitor, "bad", Streak(bad=1))
+        seen(context, monitor, "bad", Streak(bad=2))
+        turn()
+        seen(context, monitor, "clear", Streak(clear=2))
+        fake_clock.advance(timedelta(seconds=10))
+    [alert] = context.store.find(Alert, active=True)
+
+    assert alert.flaps == 19
+    assert [message["status"] for _, message in channel.given] == ["firing"]
+
+
+def test_a_group_is_told_once_an_interval_however_many_newer_alerts_there_are(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    monitor = declare(channels=("capturing",), group_by="service", group_seconds=300.0)
+    first = fire(context, monitor)
+    turn()
+    with context.store.transaction(actor="ana") as transaction:
+        for number in range(60):
+            old = replace(
+                first, id=f"alert-{number}", phase="resolved", created_at=context.clock.now(), notified_at=None,
+                told_resolved=True, kind=f"kind-{number}", version=0,
+            )  # fmt: skip
+            transaction.insert(old, event="alert.firing")
+    seen(context, monitor, "bad", Streak(bad=1), kind="joint_drift")
+    turn()
+    assert len(channel.given) == 1
+    fake_clock.advance(timedelta(seconds=300))
+    turn()
+    assert len(channel.given) == 2
+
+
+def test_a_clock_that_was_set_back_does_not_open_the_gates(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock
+) -> None:
+    monitor = declare(channels=("capturing",), group_by="service", group_seconds=300.0)
+    fire(context, monitor)
+    turn()
+    fake_clock.advance(timedelta(hours=-1))
+    for kind in ("joint_drift", "prediction_drift", "model_drift"):
+        seen(context, monitor, "bad", Streak(bad=1), kind=kind)
+        turn()
+        fake_clock.advance(timedelta(seconds=20))
+
+    assert len(channel.given) == 2, "one for the first of them; the others wait for its interval"
+
+
+def test_a_channel_that_cannot_be_loaded_keeps_no_other_from_being_told(context: Context, declare, turn) -> None:
+    """It was registered in a notebook, or its package is not installed here."""
+    fire(context, declare(channels=("gone", "log")))
+    turn()
+    waiting = {one.channel: one.phase for one in context.store.find(Notification)}
+
+    assert len((context.home / "logs" / "alerts.log").read_text().splitlines()) == 1
+    assert waiting == {"gone": "queued", "log": "delivered"}
+
+
+def test_a_plug_in_that_raises_anything_ends_as_a_dead_letter(
+    context: Context, declare, turn, channel: Capturing, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Delivery:
+        raise TypeError("a secret")
+
+    monkeypatch.setattr(channel, "deliver", broken)
+    fire(context, declare(channels=("capturing",)))
+    turn()
+    fake_clock.advance(timedelta(hours=25))
+    turn()
+    [dead] = context.store.find(Notification, phase="dead")
+
+    assert dead.detail == "TypeError"
+
+
 def test_what_a_person_closed_is_not_opened_again(context: Context, declare, turn, channel: Capturing) -> None:
     monitor = declare(channels=("capturing",))
     first = fire(context, monitor)

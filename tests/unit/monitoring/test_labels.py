@@ -13,7 +13,7 @@ from mlcycle_nb.errors import InvalidInput, NotFound
 from mlcycle_nb.monitoring.labelling import record
 from mlcycle_nb.monitoring.records import Alert
 from mlcycle_nb.packages import Package, load_runtime
-from mlcycle_nb.serving.labels import LabelStore, as_index, from_mapping, read_csv
+from mlcycle_nb.serving.labels import Label, LabelStore, as_index, from_mapping, read_csv
 from mlcycle_nb.testing import FakeClock
 from mlcycle_nb.testing.predictions import PredictionFeed
 from tests.unit.monitoring.conftest import rows
@@ -74,6 +74,16 @@ class TestReading:
 
 
 class TestStore:
+    def test_what_was_corrected_can_be_corrected_back(self, tmp_path: Path, fake_clock) -> None:
+        store = LabelStore(tmp_path, "production", "credit")
+        for label in ("x", "y", "x", "x"):
+            store.add([Label("a", 0, label)], fake_clock.now())
+        table = store.all()
+
+        assert table is not None
+        assert table["truth"].to_pylist() == ["x"]
+        assert len(store.names()) == 3
+
     def test_the_same_labels_again_change_nothing_and_later_ones_win(self, tmp_path: Path, fake_clock) -> None:
         store = LabelStore(tmp_path, "production", "credit")
         store.add(from_mapping({"a": "no", "b": "no"}), fake_clock.now())

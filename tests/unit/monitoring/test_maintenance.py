@@ -111,6 +111,8 @@ class TestRefusals:
             (("sun",), "02:00", 200, "UTC", "at most 1w"),
             ((), "2027-01-31T22:00", 9000, "UTC", "at most"),
             ((), "2027-01-31T22:00", 1, "../../etc/passwd", "no such time zone"),
+            ((), "9999-12-31T23:00", 4, "UTC", "out of range"),
+            ((), "0001-01-01T00:00", 1, "Asia/Tokyo", "out of range"),
         ],
     )
     def test_plans_that_cannot_be_meant(self, days, start: str, hours: int, zone: str, said: str) -> None:

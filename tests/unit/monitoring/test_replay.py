@@ -92,12 +92,31 @@ def test_a_bad_recording_is_named(feeds: Feeds, file: Path) -> None:
     assert "lacks input" in refused(table.drop_columns(["input"]))
     assert "no time zone" in refused(with_column("time", table["time"].cast(pa.timestamp("us"))))
     assert "rows without row" in refused(with_column("row", pa.array([None] * len(table), pa.int32())))
+    assert "no whole numbers" in refused(with_column("version", pa.array(["1"] * len(table))))
+    assert "no texts" in refused(with_column("prediction_id", pa.array(range(len(table)))))
     assert "nothing was recorded" in refused(table.slice(0, 0))
     file.write_bytes(b"PAR1 is not enough")
     with pytest.raises(InvalidInput, match="cannot be read"):
         feeds.replay(str(file))
     with pytest.raises(InvalidInput, match="nothing was recorded"):
         find_recording(feeds.context.home, "production", "nobody", "24h")
+
+
+def test_another_writer_s_types_do(feeds: Feeds, file: Path) -> None:
+    """pandas writes nanoseconds, polars large texts."""
+    feeds.send(1, rows(100, 1))
+    table = feeds.logged()
+    other = table.set_column(
+        table.schema.get_field_index("time"),
+        "time",
+        pa.array([moment.value + 789 for moment in table["time"].to_pandas()], pa.timestamp("ns", tz="UTC")),
+    )
+    texts = other["prediction_id"].cast(pa.large_string())
+    pq.write_table(other.set_column(other.schema.get_field_index("prediction_id"), "prediction_id", texts), file)
+
+    assert [window.judged for window in feeds.replay(str(file)).windows] == [
+        window.judged for window in feeds.replay().windows
+    ]
 
 
 def test_the_least_columns_do(feeds: Feeds, file: Path) -> None:
@@ -124,6 +143,7 @@ def test_a_file_is_taken_in_the_order_of_its_times(feeds: Feeds, file: Path) -> 
 def test_too_many_windows_are_refused(feeds: Feeds, monkeypatch: pytest.MonkeyPatch) -> None:
     feeds.send(1, rows(100, 1))
     monkeypatch.setattr(replaying, "MOST_WINDOWS", 1)
+    monkeypatch.setattr(replaying, "_windows", None)  # it is refused before that is worked out
     with pytest.raises(Refused, match="2 windows are more"):
         feeds.replay()
 

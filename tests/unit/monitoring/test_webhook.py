@@ -199,8 +199,9 @@ class TestDestinations:
         ],
     )
     def test_refused_without_asking_the_network(self, url: str) -> None:
-        with pytest.raises(Refused, match="destination not allowed"):
+        with pytest.raises(Refused, match="destination not allowed") as refused:
             parse_url(url, ())
+        assert "pw" not in str(refused.value), "it is kept in records and shown"
 
     @pytest.mark.parametrize(
         "url",

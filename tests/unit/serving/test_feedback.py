@@ -16,7 +16,7 @@ from mlcycle_nb.serving import label_desk
 from mlcycle_nb.serving.feedback import ITEMS, read_feedback
 from mlcycle_nb.serving.intake import IntakeApp
 from mlcycle_nb.serving.label_desk import LabelDesk
-from mlcycle_nb.serving.labels import Label, LabelStore, same_label
+from mlcycle_nb.serving.labels import Label, LabelStore, as_index, same_label
 from mlcycle_nb.serving.limits import Limits
 from mlcycle_nb.serving.refusals import Problem
 from mlcycle_nb.testing.predictions import PredictionFeed
@@ -76,6 +76,7 @@ class TestReading:
             (body({"id": "a", "label": 1, "at": 5}), 422, "time as text"),
             (body({"id": "a", "label": 1, "at": ""}), 422, "time as text"),
             (body({"id": "a", "label": 1, "at": "yesterday"}), 422, "at is not a time"),
+            (body({"id": "a", "label": 1, "at": "0001-01-01T00:00:00+14:00"}), 422, "at is not a time"),
             (body({"id": "a", "label": 1, "at": "2026-03-01T10:00:00"}), 422, "no offset"),
             (body({"id": "a", "label": 1, "at": "2026-03-01T13:00:00Z"}), 422, "in the future"),
         ],
@@ -94,6 +95,8 @@ class TestReading:
     def test_equal_numbers_are_one_label(self) -> None:
         assert same_label("1", "1.0")
         assert not same_label("1", "yes")
+        assert as_index("3.0", ("3", "5")) == as_index("3", ("3", "5")) == 0.0
+        assert as_index("1", ("3", "5")) == 1.0
 
 
 @pytest.fixture

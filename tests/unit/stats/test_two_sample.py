@@ -19,6 +19,7 @@ from mlcycle_nb.stats.two_sample import (
     psi,
     psi_categories,
     wasserstein_effect,
+    with_exact_tail,
 )
 
 
@@ -140,3 +141,31 @@ class TestChiSquared:
 
     def test_categories_are_counted(self) -> None:
         assert count_categories(["b", "a", "b"]) == {"a": 1, "b": 2}
+
+
+class TestExactTail:
+    def test_a_rare_category_has_no_chi_squared_tail(self) -> None:
+        """Of 100 rows 8 of a category of 1 %: chance 1e-5 by the exact test, not 2e-8."""
+        first, second = {"a": 990, "b": 990, "c": 20}, {"a": 46, "b": 46, "c": 8}
+        found = chi_squared(first, second).p_value
+        exact = float(oracle.fisher_exact(np.array([[20, 1980], [8, 92]]))[1])
+
+        assert found < 1e-7
+        assert 3 * exact <= with_exact_tail(found, first, second) <= 6.001 * exact
+
+    def test_where_it_can_be_trusted_nothing_changes(self) -> None:
+        common = {"a": 500, "b": 300, "c": 200}, {"a": 140, "b": 230, "c": 130}
+        rare = {"a": 990, "b": 990, "c": 20}, {"a": 48, "b": 50, "c": 2}
+
+        for first, second in (common, rare):
+            found = chi_squared(first, second).p_value
+            assert with_exact_tail(found, first, second) == found
+        assert chi_squared(*common).p_value < 1e-9
+
+    def test_it_holds_its_level_however_small(self) -> None:
+        """Exactly: of all windows of 60 rows with a category of 2 %, no more fall below it than it says."""
+        chance = oracle.binom(60, 0.02)
+        for rare in range(8, 31, 2):
+            others = (60 - rare) // 2
+            first, second = {"a": 980, "b": 980, "c": 40}, {"a": others, "b": others, "c": rare}
+            assert chance.sf(rare - 1) <= with_exact_tail(chi_squared(first, second).p_value, first, second), rare
