@@ -13,6 +13,9 @@ from mlcycle_nb.monitoring.records import Performance
 from mlcycle_nb.serving.labels import LabelStore
 from mlcycle_nb.serving.prediction_log import read_predictions
 
+OUTPUTS = ("label", "value")
+"""What of the log is measured; its inputs, which are most of it, are not read."""
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -31,7 +34,7 @@ def measure_service(
     package_of : callable
         Version to its package; None leaves the version out.
     """
-    served = read_predictions(home / "predictions", environment, model)
+    served = read_predictions(home / "predictions", environment, model, columns=OUTPUTS)
     labels = LabelStore(home / "labels", environment, model).all()
     return [] if labels is None or not len(served) else measure_tables(served, labels, package_of, now)
 
@@ -61,7 +64,7 @@ def measure_recorded(
 
     moment = pa.timestamp("us", tz="UTC")
     if recording is None:
-        served = read_predictions(home / "predictions", environment, model, since=since, until=now)
+        served = read_predictions(home / "predictions", environment, model, since=since, until=now, columns=OUTPUTS)
     else:
         served = recording.filter(pc.less(recording["time"].cast(moment), pa.scalar(now, moment)))
     labels = LabelStore(home / "labels", environment, model).all()
@@ -92,10 +95,14 @@ def measure_tables(
 
 def _unknown(served: pa.Table, labels: pa.Table) -> int:
     """Return how many labels are of no row that was served."""
-    known = set(zip(served["prediction_id"].to_pylist(), served["row"].to_pylist(), strict=True))
-    return sum(
-        key not in known for key in zip(labels["prediction_id"].to_pylist(), labels["row"].to_pylist(), strict=True)
-    )
+    return len(_keys(labels).join(_keys(served), keys=["prediction_id", "row"], join_type="left anti"))
+
+
+def _keys(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    # A recording may have been written with other types than the log's.
+    return pa.table({"prediction_id": table["prediction_id"].cast(pa.string()), "row": table["row"].cast(pa.int64())})
 
 
 def _with_unknown(found: Performance, unknown: int) -> Performance:

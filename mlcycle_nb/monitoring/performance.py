@@ -50,7 +50,9 @@ def measure(package: Package, version: int, served: pa.Table, labels: pa.Table, 
 
 def _join(served: pa.Table, labels: pa.Table, output: str, class_names: tuple[str, ...]) -> _Joined:
     import numpy as np
+    import pyarrow.compute as pc
 
+    labelled = served.filter(pc.is_in(served["prediction_id"], value_set=labels["prediction_id"].combine_chunks()))
     known = {
         (key, row): (text, received)
         for key, row, text, received in zip(
@@ -58,7 +60,7 @@ def _join(served: pa.Table, labels: pa.Table, output: str, class_names: tuple[st
         )
     }
     truth, predicted, lags, unusable = [], [], [], 0
-    columns = [served[name].to_pylist() for name in ("prediction_id", "row", output, "time")]
+    columns = [labelled[name].to_pylist() for name in ("prediction_id", "row", output, "time")]
     for key, row, answer, answered_at in zip(*columns, strict=True):
         found = known.get((key, row))
         if found is None:

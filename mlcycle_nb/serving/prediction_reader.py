@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 REPLACES = b"mlcycle.replaces"
 SEGMENT_ROWS = b"mlcycle.segment_rows"  # rows of each of them, in the same order
 ATTEMPTS = 5
+_KEYS = ("prediction_id", "time", "version", "mirrored", "row")
 
 
 def read_predictions(
@@ -28,6 +30,7 @@ def read_predictions(
     since: datetime | None = None,
     until: datetime | None = None,
     mirrored: bool | None = False,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
     """Return logged predictions, oldest first, each prediction once.
 
@@ -43,6 +46,9 @@ def read_predictions(
         Aware times; `since` is part of the window, `until` is not.
     mirrored : bool or None
         False for answers that were served, True for mirrored requests, None for both.
+    columns : sequence of str, optional
+        Only these, and those that name a row (``prediction_id, time, version, mirrored, row``), as far as there are
+        any: inputs are most of a log, and are then not read at all.
 
     Returns
     -------
@@ -57,7 +63,7 @@ def read_predictions(
             raise InvalidInput("times of the prediction log are aware", value=moment)
     base = folder_root / check_name(environment, "environment") / check_name(model, "model")
     pattern = "v*" if version is None else f"v{int(version)}"
-    tables = [table for folder in sorted(base.glob(pattern)) for table in _folder_tables(folder, since)]
+    tables = [table for folder in sorted(base.glob(pattern)) for table in _folder_tables(folder, since, columns)]
     if not tables:
         return pa.table({})
     return _once(_filter(_concatenate(tables), since, until, mirrored))
@@ -93,17 +99,17 @@ def _totals(folder_root: Path, environment: str, model: str, version: int, names
     return totals
 
 
-def _folder_tables(folder: Path, since: datetime | None) -> list[pa.Table]:
+def _folder_tables(folder: Path, since: datetime | None, columns: Sequence[str] | None) -> list[pa.Table]:
     for _ in range(ATTEMPTS):
         try:
-            return _read_files(folder, since)
+            return _read_files(folder, since, columns)
         except FileNotFoundError:
             # A merge removed a segment between the listing and the opening: its rows are in the merged file.
             continue
     raise StoreError("the prediction log changes faster than it can be read", where=str(folder))
 
 
-def _read_files(folder: Path, since: datetime | None) -> list[pa.Table]:
+def _read_files(folder: Path, since: datetime | None, columns: Sequence[str] | None) -> list[pa.Table]:
     import pyarrow.parquet as pq
 
     files = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
@@ -116,12 +122,15 @@ def _read_files(folder: Path, since: datetime | None) -> list[pa.Table]:
             replaced |= set(json.loads((schema.metadata or {}).get(REPLACES, b"[]")))
             if since is None or path.stat().st_mtime >= since.timestamp():
                 stream.seek(0)
-                tables.append(pq.read_table(stream).replace_schema_metadata(None))
+                wanted = None if columns is None else [name for name in schema.names if name in {*_KEYS, *columns}]
+                tables.append(pq.read_table(stream, columns=wanted).replace_schema_metadata(None))
     for path in files:
         if not path.name.endswith(SEGMENT) or path.name in replaced:
             continue
         if since is None or path.stat().st_mtime >= since.timestamp():
-            tables.append(read_segment(path))
+            table = read_segment(path)
+            known = table.column_names
+            tables.append(table if columns is None else table.select([n for n in known if n in {*_KEYS, *columns}]))
     return tables
 
 
@@ -136,6 +145,8 @@ def read_segment(path: Path) -> pa.Table:
 def _concatenate(tables: list[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
+    if any("input" not in table.column_names for table in tables):
+        return pa.concat_tables(tables, promote_options="permissive")
     # By size, not by type: Parquet gives the list's child another name, which is no difference.
     sizes = {getattr(table.schema.field("input").type, "list_size", None) for table in tables}
     if len(sizes) > 1:

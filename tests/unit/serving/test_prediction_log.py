@@ -218,6 +218,20 @@ class TestReading:
             ("a", 0), ("a", 1), ("b", 0),
         ]  # fmt: skip
 
+    def test_without_inputs(self, tmp_path: Path) -> None:
+        """Of segments and of merged files alike, and of versions with other inputs; the same rows as with them."""
+        for name in "abc":
+            write(tmp_path, batch((name, 2)), version=1)
+        assert compact(tmp_path / "dev" / "digits" / "v1", min_age=timedelta(0), min_segments=2).merged
+        write(tmp_path, batch(("d", 1)), version=1)
+        write(tmp_path, batch(("e", 1), width=6, regression=True), version=2)
+        whole = read_predictions(tmp_path, "dev", "digits")
+        narrow = read_predictions(tmp_path, "dev", "digits", columns=("label", "value", "no such column"))
+
+        assert set(narrow.column_names) == {*("prediction_id", "time", "version", "mirrored", "row", "label", "value")}
+        assert narrow.to_pylist() == whole.select(narrow.column_names).to_pylist()
+        assert len(narrow) == 8
+
     def test_versions_with_other_inputs(self, tmp_path: Path) -> None:
         """Versions with more features, or another task, are read together."""
         write(tmp_path, batch(("a", 1)), version=1)
