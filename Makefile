@@ -25,6 +25,7 @@ check: $(VENV)/.installed-test
 
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m faults
+	HYPOTHESIS_PROFILE=new $(BIN)/python -m pytest -q -m "hypothesis and not faults"
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
