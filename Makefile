@@ -25,6 +25,7 @@ check: $(VENV)/.installed-test
 
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m faults
+	HYPOTHESIS_PROFILE=new $(BIN)/python -m pytest -q -m "hypothesis and not faults"
 
 # The serving figures also need wrk, a system package; without it they are left out, and that is said.
 bench: $(VENV)/.installed-bench

@@ -27,9 +27,11 @@ from mlcycle_nb.supervisor.sockets import remove_socket_folder
 from mlcycle_nb.testing import FakeClock
 from mlcycle_nb.workspace import Workspace
 
-# A busy machine is slow, not wrong; and tests leave no files.
-hypothesis.settings.register_profile("project", deadline=None, database=None)
-hypothesis.settings.load_profile("project")
+# A busy machine is slow, not wrong; and tests leave no files. The same examples each time, so that a change is judged
+# by what it changes; `make test-faults` looks for new ones.
+hypothesis.settings.register_profile("same", deadline=None, database=None, derandomize=True)
+hypothesis.settings.register_profile("new", deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(autouse=True)

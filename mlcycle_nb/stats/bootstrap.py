@@ -174,8 +174,11 @@ def observations_needed(interval: Interval, bound: float) -> int | None:
     if not interval.finite or interval.value == bound:
         return None
     half = interval.value - interval.low if interval.value > bound else interval.high - interval.value
-    needed = interval.n * (half / abs(interval.value - bound)) ** 2
-    return math.ceil(needed * 1.05) if math.isfinite(needed) and needed < 1e12 else None
+    ratio = half / abs(interval.value - bound)
+    if not ratio < 1e6:  # squared it would be beyond all data sets, or beyond all floats
+        return None
+    needed = interval.n * ratio**2
+    return math.ceil(needed * 1.05) if needed < 1e12 else None
 
 
 def _common_length(arrays: list[npt.NDArray[np.generic]]) -> int:

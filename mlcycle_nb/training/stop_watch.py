@@ -53,9 +53,9 @@ class StopWatch:
 
     def listen(self) -> StopWatch:
         """Take the signals over, and watch for the stop request; called in the main thread."""
+        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)  # first: a signal between the two would be lost
         for number in HEEDED:
             signal.signal(number, self._handle)
-        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_forget)
         threading.Thread(target=self._watch, name="stop-watch", daemon=True).start()
         return self

@@ -142,6 +142,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
             page = browser.new_page(viewport={"width": 1280, "height": 1400})
+            page.set_default_timeout(180_000)
             opened = Lab(page, root)
             page.on("request", lambda request: _note_outside(opened, request.url))
             page.goto(f"http://127.0.0.1:{port}/lab?reset")

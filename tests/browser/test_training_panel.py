@@ -126,11 +126,19 @@ def test_a_watched_run_survives_a_kill_a_reload_and_a_restart(lab: Lab) -> None:
 
     lab.page.evaluate("notebook.sessionContext.session.kernel.restart().then(() => null)")
     lab.page.evaluate("notebook.sessionContext.session.kernel.info.then(() => null)")
+    shown = lab.page.locator(".mlcycle-panel").count()
     lab.run(2)
+    lab.page.wait_for_function(
+        "shown => document.querySelectorAll('.mlcycle-panel').length > shown", arg=shown, timeout=180_000
+    )
     wait_for_curves(lab, 90)
     look(lab, "5-restarted")
     gates[1].unlink()
     panel(lab).get_by_text("completed").wait_for(timeout=180_000)
+    lab.page.wait_for_function(  # what is saved is renewed as well, which draws the panel anew
+        "() => JSON.stringify(notebook.content.widgets[2].model.outputs.toJSON()).includes('completed')",
+        timeout=180_000,
+    )
     wait_for_curves(lab, STEPS)
     lab.page.get_by_role("region", name="training watched-1").first.get_by_text("No news from the kernel").wait_for(
         timeout=180_000

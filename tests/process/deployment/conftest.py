@@ -103,7 +103,7 @@ class Deployed:
 
     def up(self, version: int = 1, **options: object) -> Rollout:
         """Deploy and wait until it is stable."""
-        record = self.deploy(version, strategy="all-at-once", **options).wait(30)
+        record = self.deploy(version, strategy="all-at-once", **options).wait(120)
         assert record.phase == "completed", record.history
         return record
 
@@ -127,7 +127,7 @@ class Deployed:
         os.kill(identity.pid, signal.SIGKILL)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Return once the condition holds; fail when it never does."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -8,7 +8,7 @@ from mlcycle_nb.store.audit import events, verify
 
 from .conftest import ENVIRONMENT, Deployed
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_first_deployment_answers(deployed: Deployed) -> None:
@@ -31,7 +31,7 @@ def test_a_good_canary_is_promoted_without_a_failed_request(deployed: Deployed) 
         handle = deployed.deploy(
             2, strategy="canary", steps="10,40,100", interval="1s", min_requests=100, mirror=50, warm="1s"
         )
-        record = handle.wait(45)
+        record = handle.wait(120)
         load.wait_for(len(load.answers) + 200)
 
     print(record.history, load)

@@ -12,7 +12,7 @@ from mlcycle_nb.deployment.records import Gateway, Revision
 
 from .conftest import ENVIRONMENT, Deployed, until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 
 
 def ready(deployed: Deployed, version: int) -> int:
@@ -24,7 +24,9 @@ def test_blue_green_switches_without_a_failed_request(deployed: Deployed) -> Non
     deployed.up(1)
     with deployed.load() as load:
         load.wait_for(300)
-        record = deployed.deploy(2, strategy="blue-green", interval="1s", mirror=50, warm="1h").wait(40)
+        record = deployed.deploy(2, strategy="blue-green", interval="1s", mirror=50, warm="1h", watch="latency").wait(
+            120
+        )
         load.wait_for(len(load.answers) + 100)
 
     print(record.history, load)
@@ -39,7 +41,7 @@ def test_a_wrong_green_gives_way_to_blue(deployed: Deployed) -> None:
     deployed.up(1)
     with deployed.load() as load:
         load.wait_for(300)
-        record = deployed.deploy(3, strategy="blue-green", interval="30s", mirror=100).wait(40)
+        record = deployed.deploy(3, strategy="blue-green", interval="30s", mirror=100, watch="latency").wait(120)
         load.wait_for(len(load.answers) + 100)
 
     assert record.phase == "rolled_back"
@@ -53,7 +55,7 @@ def test_rolling_replaces_one_by_one(deployed: Deployed) -> None:
     deployed.up(1)
     with deployed.load() as load:
         load.wait_for(100)
-        record = deployed.deploy(2, strategy="rolling", interval="500ms", warm="1s").wait(45)
+        record = deployed.deploy(2, strategy="rolling", interval="500ms", warm="1s").wait(120)
         load.wait_for(len(load.answers) + 100)
 
     print(record.history, load)
@@ -86,8 +88,8 @@ def test_kill_9_of_the_gateway(deployed: Deployed) -> None:
         load.wait_for(100)
         deployed.kill(f"gateway-{ENVIRONMENT}")
         began = time.monotonic()
-        until(lambda: load.answers[-1].status == 0, 5)
-        until(lambda: load.answers[-1].status == 200, 20)
+        until(lambda: load.answers[-1].status == 0)
+        until(lambda: load.answers[-1].status == 200)
         back = time.monotonic() - began
         load.wait_for(len(load.answers) + 100)
 
@@ -103,8 +105,8 @@ def test_a_silent_replica_is_replaced(deployed: Deployed) -> None:
     assert identity is not None
     os.kill(identity.pid, signal.SIGSTOP)
 
-    until(lambda: not identity.alive(), 40)
-    until(lambda: ready(deployed, 1) == 2, 20)
+    until(lambda: not identity.alive())
+    until(lambda: ready(deployed, 1) == 2)
 
 
 def test_down_and_up_again(deployed: Deployed) -> None:

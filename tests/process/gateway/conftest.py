@@ -25,7 +25,7 @@ KEY = "key-of-the-notebook-0123456789"
 UPSTREAM = Path(__file__).with_name("upstream.py")
 
 
-def wait_until(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_seconds: float = 60.0) -> None:
     """Return once the condition holds; fail when it never does."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
@@ -130,7 +130,7 @@ class Load:
     def wait_for(self, more: int) -> None:
         """Return once this many further requests were answered."""
         goal = self.requests + more
-        wait_until(lambda: self.requests >= goal, 30)
+        wait_until(lambda: self.requests >= goal, 120)
 
     def _run(self) -> None:
         client = Client(self.gateway, self.key)

@@ -18,7 +18,7 @@ import pytest
 from mlcycle_nb.errors import Conflict, EngineError
 from mlcycle_nb.serving.gateway import WHOLE, Gateway, totals
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_stale_leader_is_refused(gateway, planner, replicas, served):

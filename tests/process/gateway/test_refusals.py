@@ -9,7 +9,7 @@ import pytest
 from mlcycle_nb.serving.gateway import WHOLE, Gateway
 from mlcycle_nb.serving.gateway.limits import GatewayLimits
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 MANY = {f"h{number}": "1" for number in range(120)}
 
 

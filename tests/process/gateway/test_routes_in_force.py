@@ -10,7 +10,7 @@ import pytest
 
 from mlcycle_nb.serving.gateway import WHOLE, PinnedPlan
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture

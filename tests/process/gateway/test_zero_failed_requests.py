@@ -10,7 +10,7 @@ import pytest
 
 from mlcycle_nb.serving.gateway import WHOLE
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_weight_steps(gateway, planner, replicas, served, load):

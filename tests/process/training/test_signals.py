@@ -39,7 +39,7 @@ def loss(output, target):
     held += 1
     while params.get("gate") and held == params.hold_at and not os.path.exists(params.gate):
         open(f"{params.gate}.{accelerator.process_index}", "w").close()
-        time.sleep(0.02)
+        time.sleep(params.get("doze", 0.02))
     return torch.nn.functional.cross_entropy(output, target)
 
 model = torch.nn.Sequential(torch.nn.Linear(20, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 3))
@@ -56,7 +56,7 @@ def start(workspace: Workspace, model: str, gate: Path, *, processes: int = 1, *
         model, CELL, names(), processes=processes, epochs=3, params=params, checkpoint_every="1h", **options
     )
     folder = folder_of(workspace, handle.id)
-    until(lambda: all(gate.with_name(f"{gate.name}.{rank}").exists() for rank in range(processes)), seconds=60)
+    until(lambda: all(gate.with_name(f"{gate.name}.{rank}").exists() for rank in range(processes)))
     return handle.id, folder
 
 
@@ -151,7 +151,7 @@ def test_a_killed_data_worker_is_replaced(workspace: Workspace, tmp_path: Path) 
 
 def test_a_grace_that_is_too_short(workspace: Workspace, tmp_path: Path) -> None:
     """A step that lasts longer than the grace: the job says that it could not save, and where it stood."""
-    job, _ = start(workspace, "held", tmp_path / "never", grace="1s")
+    job, _ = start(workspace, "held", tmp_path / "never", grace="1s", params={"doze": 100})
     process_of(workspace, job, "rank 0").send_signal(signal.SIGUSR1)
 
     record = workspace.training.attach(job).wait(120)
@@ -168,7 +168,7 @@ def test_running_the_cell_again_after_a_stop(workspace: Workspace, tmp_path: Pat
     gate = tmp_path / "gate"
     job, folder = start(workspace, "again", gate)
     workspace.training.stop(job)
-    until(folder.stop_request.exists)
+    until(folder.told_of(1).exists)  # the worker looks a few times a second
     gate.touch()
     stopped = workspace.training.attach(job).wait(120)
     step = workspace.training.checkpoints(job)[0].step

@@ -51,7 +51,7 @@ def collate(batch):
     taken += 1
     while taken == 5 and accelerator.process_index == params.rank and not os.path.exists(params.gate):
         open(params.gate + ".here", "w").close()
-        time.sleep(0.05)
+        time.sleep(60)
     return torch.utils.data.default_collate(batch)
 
 model = torch.nn.Linear(20, 3)
@@ -135,7 +135,7 @@ def test_a_stall_is_named_and_recovered_from(workspace: Workspace, tmp_path: Pat
     gate = tmp_path / "gate"
     params = {"rank": 1 if how == "asleep" else -1, "gate": str(gate)}
     options: dict[str, Any] = {"stall": "10s", "checkpoint_every": "1"}
-    cell = STUCK if how == "asleep" else STUCK.replace("return torch.utils", "time.sleep(0.2)\n    return torch.utils")
+    cell = STUCK if how == "asleep" else STUCK.replace("return torch.utils", "time.sleep(0.6)\n    return torch.utils")
     handle = workspace.training.train_model("stalled", cell, names(), processes=2, params=params, **options)
     if how == "suspended":
         folder = folder_of(workspace, handle.id)
@@ -146,7 +146,7 @@ def test_a_stall_is_named_and_recovered_from(workspace: Workspace, tmp_path: Pat
         next(rank for rank in ranks if rank.environ()["RANK"] == "1").send_signal(signal.SIGSTOP)
     else:
         until(gate.with_name("gate.here").exists)
-        until(lambda: workspace.training.job(handle.id).restarts or None, seconds=60)
+        until(lambda: workspace.training.job(handle.id).restarts or None)
         gate.touch()
 
     record = handle.result(150)

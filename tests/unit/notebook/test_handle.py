@@ -57,11 +57,15 @@ def test_a_time_limit() -> None:
 
 def test_an_interrupt_detaches(capsys: pytest.CaptureFixture[str]) -> None:
     """The notebook's stop button ends the waiting; nothing is raised, and the record is returned."""
-    work = Work(10**9)
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    record = work.handle().wait()
-    timer.join()
+
+    class Interrupted(Work):
+        def read(self) -> str:
+            record = super().read()
+            if self.left == 10**9 - 3:  # once, in the middle of the waiting
+                os.kill(os.getpid(), signal.SIGINT)
+            return record
+
+    record = Interrupted(10**9).handle().wait()
 
     assert record.startswith("step ")
     assert "detached from job:1: it goes on" in capsys.readouterr().out

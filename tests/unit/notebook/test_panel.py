@@ -147,6 +147,7 @@ class TestLiveFace:
         """Text and chart; the page is told what changed, and not the specification again."""
         widget, sent = watched(panel)
         panel.state.step = 4
+        until(lambda: any("data" in message for message in sent), "the new step is told")
         until(lambda: "step 4" in widget.state["before"], "the new step is shown")
 
         assert widget.state["charts"][0]["data"]["rows0"]["rows"] == [[x, x] for x in range(5)]
@@ -235,7 +236,7 @@ class TestLiveFace:
         """What was over goes on, and the panel with it."""
         widget, _ = watched(panel)
         panel.state.over = True
-        until(lambda: "panel-refresh" not in {t.name for t in threading.enumerate()}, "the refreshing ends")
+        until(lambda: not panel.live()._thread.is_alive(), "the refreshing ends")  # type: ignore[union-attr]
         panel.state.over = False
         press(widget, "promote")
         panel.state.step = 5

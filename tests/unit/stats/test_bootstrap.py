@@ -105,5 +105,10 @@ class TestObservationsNeeded:
 
         assert observations_needed(interval, 0.90) == pytest.approx(420, abs=1)
 
+    def test_a_number_beyond_all_data_sets_is_not_said(self) -> None:
+        """Nor is it worked out: its square is no float."""
+        assert observations_needed(Interval(value=0.0, low=0.0, high=1.3e154, confidence=0.95, n=100), 0.9) is None
+        assert observations_needed(Interval(value=0.0, low=0.0, high=5e5, confidence=0.95, n=100), 1.0) is None
+
     def test_at_the_bound_no_number_is_enough(self) -> None:
         assert observations_needed(Interval(value=0.9, low=0.8, high=1.0, confidence=0.95, n=50), 0.9) is None
