@@ -40,7 +40,7 @@ def health(
     requests : int, optional
         Requests that were answered in the last `stale_seconds`, by the gateway's count; None when it says nothing.
     """
-    if phase == "stopped":
+    if phase != "running":  # also while it is being stopped: nothing is looked at any more
         return Health.STOPPED
     beating = heartbeat is not None and abs(now - heartbeat) <= timedelta(seconds=DEAD_AFTER_SECONDS)
     if not supervisor_alive or not beating:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mlcycle_nb.notebook.html import badge, figure, table, text_table
+from mlcycle_nb.notebook.html import badge, figure, span, table, text_table
 
 if TYPE_CHECKING:
     from mlcycle_nb.monitoring.maintenance import Maintenance
@@ -142,7 +142,7 @@ class Performances(Listing):
                 figure(one.baseline),
                 f"{one.labelled}/{one.served}",
                 f"{one.coverage:.0%}",
-                figure(one.lag_seconds, "s"),
+                "n/a" if one.lag_seconds is None else span(one.lag_seconds),
                 one.why,
             )
             for one in self

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb.monitoring import charts
 from mlcycle_nb.monitoring.records import Alert, Finding, MonitoringMetric, Performance, WindowVerdict
 from mlcycle_nb.monitoring.status import MonitorStatus
-from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, table, text_table
+from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, span, table, text_table
 from mlcycle_nb.notebook.panel import Action, Panel
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _performance_rows(performance: Sequence[Performance]) -> list[tuple[str, ...
             figure(one.baseline),
             f"{one.labelled}/{one.served}",
             f"{one.coverage:.0%}",
-            figure(one.lag_seconds, "s"),
+            "n/a" if one.lag_seconds is None else span(one.lag_seconds),
             one.outcome,
             one.why,
         )
