@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlcycle_nb.monitoring.records import MonitoringMetric, Performance, Shares, WindowVerdict
-from mlcycle_nb.notebook.charts import styled
+from mlcycle_nb.notebook.charts import styled, time_axis
 from mlcycle_nb.notebook.html import BLUE, GREY, ORANGE, RED
 
 HEAT_FEATURES = 20
@@ -115,7 +115,7 @@ def metric_series(metrics: Sequence[MonitoringMetric], metric: str) -> Any | Non
         alt.Chart(alt.Data(values=values))
         .mark_line(point=len(values) < 40)
         .encode(
-            x=alt.X("time:T", title=None),
+            x=time_axis(),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(domainMin=0)),
             color=alt.Color("version:N", title="version"),
             tooltip=["time:T", "version:N", "value:Q"],
@@ -156,7 +156,7 @@ def accuracy(windows: Sequence[WindowVerdict], performance: Sequence[Performance
     ]
     kinds = alt.Scale(domain=["estimated", "realised"], range=[BLUE, ORANGE])
     base = alt.Chart(alt.Data(values=[*values, *realised])).encode(
-        x=alt.X("time:T", title=None),
+        x=time_axis(),
         color=alt.Color("of:N", title=None, scale=kinds),
         tooltip=["of:N", "version:N", "time:T", "value:Q", "low:Q", "high:Q"],
     )
@@ -187,7 +187,7 @@ def window_latency(windows: Sequence[WindowVerdict]) -> Any | None:
         alt.Chart(alt.Data(values=values))
         .mark_line(point=True)
         .encode(
-            x=alt.X("time:T", title=None),
+            x=time_axis(),
             y=alt.Y("ms:Q", title="ms"),
             color=alt.Color("quantile:N", title=None, scale=alt.Scale(range=[BLUE, ORANGE])),
             strokeDash=alt.StrokeDash("version:N", title="version"),
