@@ -9,7 +9,7 @@ import pytest
 from mlcycle_nb.development.mlflow_entities import without_password
 from mlcycle_nb.development.mlflow_errors import KINDS, translated
 from mlcycle_nb.development.tracking import Tracking
-from mlcycle_nb.errors import EngineError, InvalidSettings, MLCycleError
+from mlcycle_nb.errors import Conflict, EngineError, InvalidInput, InvalidSettings, MLCycleError
 
 # Codes that say the server or its database failed, or that no call of ours can cause.
 SERVER_FAILED = {
@@ -45,6 +45,25 @@ def test_a_code_becomes_its_class(code: str) -> None:
 
     with pytest.raises(KINDS[code], match="broken - here"), translated("here"):
         raise MlflowException("broken\nstack", error_code=ErrorCode.Value(code))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: registered_model_aliases.name",
+        '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "alias_pk"',
+        "(pymysql.err.IntegrityError) (1062, \"Duplicate entry 'digits-champion' for key 'PRIMARY'\")",
+    ],
+)
+def test_a_row_that_somebody_else_made_meanwhile_is_a_conflict(said: str) -> None:
+    """MLflow passes on what its database says as a wrong value; the same words in a user's own value are one."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
+
+    with pytest.raises(Conflict, match="somebody else wrote the same at this moment - here"), translated("here"):
+        raise MlflowException(said, error_code=BAD_REQUEST)
+    with pytest.raises(InvalidInput), translated("here"):
+        raise MlflowException(f"Invalid value for parameter: {said}", error_code=INVALID_PARAMETER_VALUE)
 
 
 def test_any_other_failure_is_the_engine_s() -> None:
