@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from mlcycle_nb.deployment.records import Rollout
-from mlcycle_nb.notebook.charts import styled
+from mlcycle_nb.notebook.charts import styled, time_axis
 
 POINTS_SHOWN = 240
 
@@ -50,7 +50,7 @@ def weight_chart(rollout: Rollout, points: Sequence[Mapping[str, Any]], until: d
     y = alt.Y("weight:Q", title="% of requests", scale=alt.Scale(domain=[0, 100]))
     planned = alt.Chart(alt.Data(values=weight_rows(rollout, until))).mark_line(interpolate="step-after")
     seen = alt.Chart(alt.Data(values=list(_thin(share_rows(points, rollout.target))))).mark_point(size=14, opacity=0.6)
-    time = alt.X("time:T", title="")
+    time = time_axis()
     return styled(
         alt.layer(planned.encode(x=time, y=y), seen.encode(x=time, y=y)),
         title=f"requests to {rollout.reference}: planned (line), counted (dots)",
@@ -68,7 +68,7 @@ def series_chart(points: Sequence[Mapping[str, Any]], field: str, *, title: str,
     ]
     chart = alt.Chart(alt.Data(values=list(_thin(rows)))).mark_line(point=alt.OverlayMarkDef(size=12))
     chart = chart.encode(
-        x=alt.X("time:T", title=""),
+        x=time_axis(),
         y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=True)),
         color=alt.Color("version:N", title=None),
         # Shape too: colour alone says nothing to some.
@@ -95,7 +95,7 @@ def verdict_chart(rows: Sequence[Mapping[str, Any]], name: str, bound: float, *,
         for row in rows
         if row["name"] == name and row["estimate"] is not None
     ]
-    base = alt.Chart(alt.Data(values=list(_thin(values)))).encode(x=alt.X("time:T", title=""))
+    base = alt.Chart(alt.Data(values=list(_thin(values)))).encode(x=time_axis())
     band = base.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", title="share of requests"), y2="high:Q")
     line = base.mark_line().encode(y="estimate:Q")
     rule = alt.Chart(alt.Data(values=[{"bound": bound}])).mark_rule(strokeDash=[4, 4]).encode(y="bound:Q")

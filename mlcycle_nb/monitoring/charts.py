@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlcycle_nb.monitoring.records import MonitoringMetric, Shares, WindowVerdict
-from mlcycle_nb.notebook.charts import styled
+from mlcycle_nb.notebook.charts import styled, time_axis
 from mlcycle_nb.notebook.html import BLUE, GREY, ORANGE, RED
 
 HEAT_FEATURES = 20
@@ -113,7 +113,7 @@ def metric_series(metrics: Sequence[MonitoringMetric], metric: str) -> Any | Non
         alt.Chart(alt.Data(values=values))
         .mark_line(point=len(values) < 40)
         .encode(
-            x=alt.X("time:T", title=None),
+            x=time_axis(),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(domainMin=0)),
             color=alt.Color("version:N", title="version"),
             tooltip=["time:T", "version:N", "value:Q"],
@@ -138,7 +138,7 @@ def window_latency(windows: Sequence[WindowVerdict]) -> Any | None:
         alt.Chart(alt.Data(values=values))
         .mark_line(point=True)
         .encode(
-            x=alt.X("time:T", title=None),
+            x=time_axis(),
             y=alt.Y("ms:Q", title="ms"),
             color=alt.Color("quantile:N", title=None, scale=alt.Scale(range=[BLUE, ORANGE])),
             strokeDash=alt.StrokeDash("version:N", title="version"),
