@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mlcycle_nb.context import Context
 from mlcycle_nb.development.mlflow_entities import without_password
 from mlcycle_nb.development.mlflow_errors import KINDS, translated
 from mlcycle_nb.development.tracking import Tracking
@@ -100,3 +104,20 @@ def test_an_unreachable_database_is_one_line(tmp_path: Path) -> None:
 )
 def test_passwords_are_not_shown(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def test_a_full_disk_is_told_once(context: Context, mlflow_database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """MLflow logs a page of traceback beside what it raises; other words of its logger are left alone."""
+    shutil.copy(mlflow_database, context.home / "mlflow.db")
+    tracking = Tracking(context.home)
+    tracking.experiments()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(EngineError, match=r"MLflow failed: .*mlflow\.db"):
+            tracking.experiment("digits")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    logging.getLogger("mlflow.store.db.utils").warning("something else")
+
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
