@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb import __version__
 from mlcycle_nb.deployment.export import command as export_command
 from mlcycle_nb.errors import InvalidInput, MLCycleError, NotFound, did_you_mean
+from mlcycle_nb.files import disk_trouble
 from mlcycle_nb.monitoring import command as monitoring_command
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.settings import load_settings
@@ -170,6 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(workspace, args)
     except MLCycleError as refused:
         print(refused, file=sys.stderr)
+        return 2
+    except OSError as failure:
+        told = disk_trouble(failure)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
         return 2
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from pathlib import Path
 
-from mlcycle_nb.errors import InvalidInput
+from mlcycle_nb.errors import InvalidInput, StoreError
 
 SMALL_FILE_BYTES = 1_048_576
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
+
+
+def disk_trouble(failure: OSError) -> StoreError | None:
+    """Return what to tell of a disk that is full, worn or read-only; None for another failure of the system.
+
+    Only for the outermost place, where a person is told: what is between must see the number of the error.
+    """
+    if failure.errno not in _OF_THE_DISK:
+        return None
+    return StoreError(
+        f"a file could not be written: {failure.strerror}",
+        where=str(failure.filename or ""),
+        remedy="make room on the workspace's disk (df -h tells which is full), then run it again",
+    )
 
 
 def private_folder(path: Path) -> Path:

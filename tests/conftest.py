@@ -8,6 +8,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,17 @@ def keys_of_their_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     for variable in ("MLCYCLE_HOME", "MLCYCLE_DATABASE_URL", "MLFLOW_TRACKING_URI", "MLCYCLE_CRASH_AT"):
         monkeypatch.delenv(variable, raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_history_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep shells away from the user's own history, and end the threads that write it: each shell starts one."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path_factory.getbasetemp() / "ipython"))
+    yield
+    history = sys.modules.get("IPython.core.history")
+    for manager in [] if history is None else list(history.HistoryManager._instances):
+        if manager.save_thread is not None:
+            manager.save_thread.stop()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mlcycle_nb.context import Context
 from mlcycle_nb.deployment.records import Revision
 from mlcycle_nb.deployment.runtimes import interpreter
 from mlcycle_nb.deployment.sockets import process_name, replica_socket
-from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.errors import EngineError, MLCycleError
 from mlcycle_nb.files import write_atomically
 from mlcycle_nb.packages import PackageStore
 from mlcycle_nb.supervisor.identity import ProcessIdentity
@@ -44,6 +44,7 @@ class ReplicaMemory:
     retry_at: float = 0.0
     restarts: int = 0
     refused: str = ""
+    unstarted: str = ""  # why there is no process
 
     @property
     def ready(self) -> bool:
@@ -101,15 +102,20 @@ class Replica:
             memory.silent += 1
 
     def start(self) -> None:
-        """Start the process; harmless when it runs."""
+        """Start the process; harmless when it runs. A program that is not there counts as a crash."""
         configuration = self.context.folder("replicas") / f"{self.name}.json"
         write_atomically(configuration, json.dumps(self._configuration()), durable=False)
         self.context.folder("logs")
         python = interpreter(self.context, self.revision.runtime)
         argv = [python, "-m", "mlcycle_nb.serving.replica", "--config", str(configuration)]
         # The workspace's settings file must not matter to a replica, and neither must the folder it was started from.
-        self.memory.identity = self.context.processes.ensure(self.name, argv, cwd=self.context.home, log=self.log)
         self.memory.started_at = time.monotonic()
+        try:
+            self.memory.identity = self.context.processes.ensure(self.name, argv, cwd=self.context.home, log=self.log)
+        except EngineError as failure:  # an environment that somebody deleted; the other replicas are looked at still
+            self._note_crash(str(failure.problem))
+            return
+        self.memory.unstarted = ""
         self.memory.golden, self.memory.silent, self.memory.checked_at = False, 0, 0.0
 
     def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
@@ -123,7 +129,9 @@ class Replica:
         return not self.memory.refused and time.monotonic() >= self.memory.retry_at
 
     def last_words(self) -> str:
-        """Return the last line of its log."""
+        """Return why it could not be started, or the last line of its log."""
+        if self.memory.unstarted:
+            return self.memory.unstarted
         try:
             lines = self.log.read_text(errors="replace")[-4000:].strip().splitlines()
         except FileNotFoundError:
@@ -134,13 +142,20 @@ class Replica:
 
     def _note_end(self, now: float) -> None:
         memory = self.memory
-        memory.restarts += 1
-        memory.crashes = 1 if now - memory.started_at > STEADY_SECONDS and memory.golden else memory.crashes + 1
-        # At once after the first crash; then each wait is twice the one before.
-        wait = 0.0 if memory.crashes <= 1 else min(0.5 * 2 ** (memory.crashes - 2), LAST_RETRY_SECONDS)
-        memory.retry_at = now + wait
+        if now - memory.started_at > STEADY_SECONDS and memory.golden:
+            memory.crashes = 0
+        self._note_crash()
         if self.context.processes.exit_code(self.name) == REFUSED_EXIT:
             memory.refused = self.last_words() or "the replica refused its package"
+
+    def _note_crash(self, unstarted: str = "") -> None:
+        memory = self.memory
+        memory.unstarted = unstarted
+        memory.restarts += 1
+        memory.crashes += 1
+        # At once after the first crash; then each wait is twice the one before.
+        wait = 0.0 if memory.crashes <= 1 else min(0.5 * 2 ** (memory.crashes - 2), LAST_RETRY_SECONDS)
+        memory.retry_at = time.monotonic() + wait
 
     def _configuration(self) -> dict[str, object]:
         from mlcycle_nb.packages.signing import public_key_hex

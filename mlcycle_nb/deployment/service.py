@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from mlcycle_nb.serving.client import ServingClient
 
 _DEFAULT = {"dev": DeploymentStrategy.ALL_AT_ONCE, "production": DeploymentStrategy.CANARY}
-"""Tag of a version that retirement has begun with: it must not come back."""
 
 
 class RegisteredVersion(Protocol):

@@ -35,7 +35,7 @@ def translated(where: str) -> Iterator[None]:
     except MlflowException as failure:
         code = str(getattr(failure, "error_code", ""))
         problem = (str(failure).splitlines() or [""])[0] or code
-        if any(sign in problem for sign in _TWO_WROTE):
+        if code == "BAD_REQUEST" and any(sign in problem for sign in _TWO_WROTE):
             raise Conflict("somebody else wrote the same at this moment", where=where) from failure
         if code in KINDS:
             raise KINDS[code](problem, where=where) from failure

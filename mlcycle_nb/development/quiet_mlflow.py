@@ -21,9 +21,15 @@ def client_class() -> Any:
     """Return ``MlflowClient``; what the user set in the environment is left as it is."""
     for variable, value in _DEFAULTS.items():
         os.environ.setdefault(variable, value)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_not_raised_too)  # a second time is no second filter
     from mlflow import MlflowClient
 
     return MlflowClient
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """Hold back the page of traceback that MLflow logs beside the exception of the same words."""
+    return not record.getMessage().startswith("SQLAlchemy database error")
 
 
 @contextmanager

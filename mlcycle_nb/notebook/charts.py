@@ -28,12 +28,12 @@ def styled(chart: Any, *, title: str = "", width: int = WIDTH, height: int = HEI
     )
 
 
-def time_axis() -> Any:
-    """Return the x axis of a column ``time``; Vega's own labels of short spans (``:05``, ``.200``) say little."""
+def time_axis(title: str | None = None) -> Any:
+    """Return the x axis of a column ``time``, on a clock of 24 hours: Vega's own says ``07:29`` at night."""
     import altair as alt
 
     named = {"milliseconds": "%H:%M:%S.%L", "seconds": "%H:%M:%S", "minutes": "%H:%M", "hours": "%H:%M"}
-    return alt.X("time:T", title=None, axis=alt.Axis(format=named))
+    return alt.X("time:T", title=title, axis=alt.Axis(format=named))
 
 
 @dataclass(frozen=True, slots=True)

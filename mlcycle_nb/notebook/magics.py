@@ -10,6 +10,7 @@ from typing import Any
 from IPython.core.magic import Magics, no_var_expand
 
 from mlcycle_nb.errors import MLCycleError
+from mlcycle_nb.files import disk_trouble
 from mlcycle_nb.notebook.arguments import HelpShown, check_length
 from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.notebook.live import is_live
@@ -106,6 +107,11 @@ def _guarded(function: Callable[..., Any], name: str, stage: StageMagics) -> Cal
         except MLCycleError as refused:
             _note_rejection(stage, name, refused)
             raise
+        except OSError as failure:
+            told = disk_trouble(failure)
+            if told is None:
+                raise
+            raise told from failure
 
     return run
 

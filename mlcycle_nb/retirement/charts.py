@@ -13,7 +13,7 @@ def ramp(record: Retirement, now: datetime) -> Any:
     """Return the share of its own address that the version keeps, over time."""
     import altair as alt
 
-    from mlcycle_nb.notebook.charts import styled
+    from mlcycle_nb.notebook.charts import styled, time_axis
 
     rows = [{"line": "planned", "time": step.due_at.isoformat(), "share": step.share / 100} for step in record.steps]
     done = [step for step in record.steps if step.taken_at is not None]
@@ -31,7 +31,7 @@ def ramp(record: Retirement, now: datetime) -> Any:
         alt.Chart(alt.Data(values=rows))
         .mark_line(interpolate="step-after", point=True)
         .encode(
-            x=alt.X("time:T", title="time (UTC)"),
+            x=time_axis("time (UTC)"),
             y=alt.Y("share:Q", title="% of its own address", scale=alt.Scale(domain=[0, 100])),
             color=alt.Color("line:N", title=None),
             strokeDash=alt.StrokeDash("line:N", legend=None),

@@ -229,7 +229,8 @@ class Fit:
             return
         if norm.device.type == "cpu" or self.session.events.due():  # on a GPU looking means waiting for it
             value, step = norm.item(), self.cursor.step + 1
-            if not math.isfinite(value) and self.newest_loss is not None:  # the loss is the cause then
+            if not math.isfinite(value) and self.newest_loss is not None:
+                # Where the loss is not finite either, it is the cause, and is named instead.
                 self.session.refuse_non_finite(self.newest_loss.item(), step)
             self.session.refuse_non_finite_gradient(value, step)
 

@@ -102,15 +102,12 @@ def note_stall(
 
 
 def read_stack(path: Path) -> list[tuple[str, int, str]]:
-    """Return the frames of the main thread from a dump of faulthandler, innermost first: file, line, function."""
+    """Return the frames of one thread, as faulthandler wrote them, innermost first: file, line, function."""
     try:
         text = path.read_text(errors="replace")
     except OSError:
         return []
-    threads = re.split(r"^(?:Current thread|Thread) .*$", text, flags=re.MULTILINE)[1:]
-    if not threads:
-        return []
-    frames = [_FRAME.fullmatch(line) for line in threads[-1].splitlines()]  # the main thread comes last
+    frames = [_FRAME.fullmatch(line) for line in text.splitlines()]
     return [(frame["file"], int(frame["line"]), frame["name"]) for frame in frames if frame is not None]
 
 

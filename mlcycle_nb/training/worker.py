@@ -190,8 +190,9 @@ def _write_stacks_when_asked(folder: Any, attempt: int, rank: int) -> None:
 
     from mlcycle_nb.training.stalls import STACK_SIGNAL
 
-    # By C code, from the signal itself: a rank that is stuck runs no Python.
-    faulthandler.register(STACK_SIGNAL, file=_stack_file(folder.stacks_of(attempt, rank)), all_threads=True)
+    # By C code, from the signal itself: a rank that is stuck runs no Python. The system gives a process's signal to its
+    # main thread, which is the one asked for; of all threads only the newest hundred would be written, without it.
+    faulthandler.register(STACK_SIGNAL, file=_stack_file(folder.stacks_of(attempt, rank)), all_threads=False)
 
 
 def _stack_file(path: Path) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mlcycle_nb.errors import InvalidInput, JobFailed
+from mlcycle_nb.errors import InvalidInput, JobFailed, StoreError
 from mlcycle_nb.training.magic import TrainingMagics
 from mlcycle_nb.workspace import Workspace
 
@@ -54,6 +57,31 @@ def test_train_waits_headless_and_binds(shell: Any, capsys: pytest.CaptureFixtur
     assert shell.run_line_magic("train", "attach magical-1").id == handle.id
     assert repr(shell.run_line_magic("train", "logs magical")) == "nothing was printed"
     assert shell.run_line_magic("train", "register magical").reference == "magical/1"
+
+
+@pytest.mark.parametrize("options", ["", "--dry-run"])
+def test_a_disk_with_no_room_is_one_line(shell: Any, workspace: Workspace, options: str) -> None:
+    """And nothing is left: no folder, no job. The kernel refuses the data's file as it would on a full disk."""
+    shell.push({"many": np.zeros(4_000_000, np.float64)})
+    with (
+        files_of_at_most(16_000_000),
+        pytest.raises(StoreError, match=r"could not be written: File too large - .*room"),
+    ):
+        shell.run_cell_magic("train", f"roomless {options}", "many.sum()")
+
+    training = workspace.context.folder("training")
+    assert [*training.glob("jobs/roomless-*"), *training.glob("dry-runs/*")] == []
+    assert "roomless" not in repr(shell.run_line_magic("train", "list"))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_failing_cell_raises_one_short_error(shell: Any) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mlcycle_nb.context import Context
 from mlcycle_nb.development.mlflow_entities import without_password
 from mlcycle_nb.development.mlflow_errors import KINDS, translated
 from mlcycle_nb.development.tracking import Tracking
-from mlcycle_nb.errors import EngineError, InvalidSettings, MLCycleError
+from mlcycle_nb.errors import Conflict, EngineError, InvalidInput, InvalidSettings, MLCycleError
 
 # Codes that say the server or its database failed, or that no call of ours can cause.
 SERVER_FAILED = {
@@ -47,6 +51,25 @@ def test_a_code_becomes_its_class(code: str) -> None:
         raise MlflowException("broken\nstack", error_code=ErrorCode.Value(code))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: registered_model_aliases.name",
+        '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "alias_pk"',
+        "(pymysql.err.IntegrityError) (1062, \"Duplicate entry 'digits-champion' for key 'PRIMARY'\")",
+    ],
+)
+def test_a_row_that_somebody_else_made_meanwhile_is_a_conflict(said: str) -> None:
+    """MLflow passes on what its database says as a wrong value; the same words in a user's own value are one."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
+
+    with pytest.raises(Conflict, match="somebody else wrote the same at this moment - here"), translated("here"):
+        raise MlflowException(said, error_code=BAD_REQUEST)
+    with pytest.raises(InvalidInput), translated("here"):
+        raise MlflowException(f"Invalid value for parameter: {said}", error_code=INVALID_PARAMETER_VALUE)
+
+
 def test_any_other_failure_is_the_engine_s() -> None:
     from mlflow.exceptions import MlflowException
 
@@ -81,3 +104,20 @@ def test_an_unreachable_database_is_one_line(tmp_path: Path) -> None:
 )
 def test_passwords_are_not_shown(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def test_a_full_disk_is_told_once(context: Context, mlflow_database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """MLflow logs a page of traceback beside what it raises; other words of its logger are left alone."""
+    shutil.copy(mlflow_database, context.home / "mlflow.db")
+    tracking = Tracking(context.home)
+    tracking.experiments()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(EngineError, match=r"MLflow failed: .*mlflow\.db"):
+            tracking.experiment("digits")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    logging.getLogger("mlflow.store.db.utils").warning("something else")
+
+    assert [record.getMessage() for record in caplog.records] == ["something else"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,23 @@ class TestRefusals:
         assert "the workspace folder cannot be made: Not a directory" in capsys.readouterr().err
 
 
+def test_a_disk_with_no_room_is_one_line(home: str, tmp_path: Path, capsys: Captured) -> None:
+    """Exit code 2, like every refusal, and nothing is left. The kernel refuses the file as it would on a full disk."""
+    script = tmp_path / "long.py"
+    script.write_text("# much is said here\n" * 40_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        assert main(["--home", home, "train", "digits", "--script", str(script)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    said = capsys.readouterr().err
+    assert said.startswith("MLC-800: a file could not be written: File too large - make room")
+    assert said.count("\n") == 1
+    assert list((Path(home) / "training" / "jobs").iterdir()) == []
+
+
 def test_as_a_program(home: str) -> None:
     """The installed command, and its version."""
     command = str(Path(sys.executable).with_name("mlcycle"))
@@ -188,6 +206,8 @@ def test_as_a_program(home: str) -> None:
     assert version.stdout.strip() == f"mlcycle-nb {__version__}"
     assert f"workspace {home}" in status.stdout
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    module = [sys.executable, "-m", "mlcycle_nb", "--version"]
+    assert subprocess.run(module, capture_output=True, text=True, check=True).stdout == version.stdout
 
 
 def test_model_card_from_a_terminal(workspace: Workspace, tmp_path: Path, capsys: Captured) -> None:

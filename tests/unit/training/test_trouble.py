@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,9 @@ import pytest
 
 from mlcycle_nb.errors import InvalidInput
 from mlcycle_nb.training import memory
+from mlcycle_nb.training.job_folder import JobFolder
 from mlcycle_nb.training.spikes import SpikeDetector
-from mlcycle_nb.training.stalls import read_stack, stage_after, stuck_rank
+from mlcycle_nb.training.stalls import STACK_SIGNAL, read_stack, stage_after, stuck_rank
 from mlcycle_nb.training.submission import TrainingOptions
 from mlcycle_nb.training.trouble import DEFAULT_POLICIES, batches_to_skip, parse_policies
 
@@ -173,16 +177,39 @@ class TestStalls:
         assert stuck_rank({0: 8, 1: 8}, stacks, {0}) == 0
         assert stuck_rank({0: 8, 1: 8}, {}, set()) == 0
 
-    def test_a_dump_is_read(self, tmp_path: Path) -> None:
-        """The main thread is the last of a dump of faulthandler."""
-        import faulthandler
+    def test_a_rank_says_where_its_main_thread_stands(self, tmp_path: Path) -> None:
+        """However many threads it has: of all, faulthandler writes the newest hundred, and the main is the oldest."""
+        script = (
+            "import sys, threading\n"
+            "from pathlib import Path\n"
+            "from mlcycle_nb.training.job_folder import JobFolder\n"
+            "from mlcycle_nb.training.worker import _write_stacks_when_asked\n"
+            "over = threading.Event()\n"
+            "for _ in range(120): threading.Thread(target=over.wait, daemon=True).start()\n"
+            "def stands_here():\n"
+            "    print('ready', flush=True)\n"
+            "    sys.stdin.read()\n"
+            "_write_stacks_when_asked(JobFolder(Path(sys.argv[1])), 1, 0)\n"
+            "stands_here()\n"
+        )
+        (tmp_path / "run").mkdir()
+        (tmp_path / "stands.py").write_text(script)
+        dump = JobFolder(tmp_path).stacks_of(1, 0)
+        command = [sys.executable, str(tmp_path / "stands.py"), str(tmp_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rank:
+            assert rank.stdout is not None
+            assert rank.stdout.readline() == "ready\n"
+            rank.send_signal(STACK_SIGNAL)
+            until = time.monotonic() + 20
+            while len(read_stack(dump)) < 2 and time.monotonic() < until:
+                time.sleep(0.02)
+            rank.communicate("")
 
-        dump = tmp_path / "stacks"
-        with dump.open("w") as target:
-            faulthandler.dump_traceback(target, all_threads=True)
-        frames = read_stack(dump)
-        assert frames[0][0] == __file__
-        assert frames[0][2] == "test_a_dump_is_read"
+        assert rank.returncode == 0
+        assert [(Path(file).name, name) for file, _, name in read_stack(dump)] == [
+            ("stands.py", "stands_here"),
+            ("stands.py", "<module>"),
+        ]
         assert read_stack(tmp_path / "absent") == []
 
     def test_what_is_watched(self) -> None:
