@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from mlcycle_nb.context import Context
-from mlcycle_nb.deployment.intake import start_intake
+from mlcycle_nb.deployment.intake import IntakeWatch
 from mlcycle_nb.deployment.keys import ConsumerKeys, key_digest
 from mlcycle_nb.deployment.log_care import LogCare
 from mlcycle_nb.deployment.plan import make_plan
 from mlcycle_nb.deployment.records import Consumer, Gateway, Revision, Service
-from mlcycle_nb.deployment.sockets import intake_name, intake_socket
+from mlcycle_nb.deployment.sockets import intake_socket
 from mlcycle_nb.deployment.traffic import POINTS_KEPT, add_callers, traffic_points
 from mlcycle_nb.errors import EngineError, InvalidInput
 from mlcycle_nb.serving import gateway as envoy
@@ -28,8 +28,6 @@ MAINTAIN_SECONDS = 5.0
 PRUNE_SECONDS = 60.0
 DRAIN_TURN_SECONDS = 1.0
 DRAIN_LIMIT_SECONDS = 60.0
-INTAKE_SECONDS = 1.0
-"""Shortest time between two starts of the process that takes labels."""
 
 Action = Literal["start", "apply", "intake", "maintain"]
 
@@ -52,13 +50,13 @@ class _Memory:
     """What the controller remembers of one environment; all of it can be read again."""
 
     gateway: envoy.Gateway
+    intake: IntakeWatch
     seen: dict[str, Any]
     tailed_at: float = 0.0
     looked_at: float = 0.0
     maintained_at: float = field(default_factory=time.monotonic)
     pruned_at: float = field(default_factory=time.monotonic)
     busy_since: float | None = None
-    intake_at: float = -INTAKE_SECONDS
 
 
 def next_action(record: Gateway, seen: GatewayObservation, now: datetime) -> Action | None:
@@ -112,7 +110,7 @@ class GatewayController:
             applied=applied,
             drained=memory.busy_since is None,
             maintenance_due=now - memory.maintained_at >= MAINTAIN_SECONDS,
-            intake_missing=plan is not None and bool(plan.services) and self._intake_missing(record.id, memory, now),
+            intake_missing=plan is not None and bool(plan.services) and memory.intake.missing(),
         )
 
     def act(self, action: Action, record: Gateway, observation: GatewayObservation) -> None:
@@ -126,8 +124,7 @@ class GatewayController:
             assert observation.plan is not None  # next_action asks for it
             self._apply(record.id, memory, observation.plan, observation.generations)
         elif action == "intake":
-            memory.intake_at = time.monotonic()
-            start_intake(self._context, record.id)
+            memory.intake.start()
         else:
             memory.maintained_at = time.monotonic()
             memory.gateway.maintain()
@@ -140,13 +137,10 @@ class GatewayController:
         if memory is None:
             seen = self._context.store.observed(Gateway, environment)
             # What an earlier leader saw in force is not what this one has applied.
-            memory = _Memory(envoy.Gateway(self._context, environment), {**seen, "label": ""})
+            gateway, intake = envoy.Gateway(self._context, environment), IntakeWatch(self._context, environment)
+            memory = _Memory(gateway, intake, {**seen, "label": ""})
             self._memories[environment] = memory
         return memory
-
-    def _intake_missing(self, environment: str, memory: _Memory, now: float) -> bool:
-        due = now - memory.intake_at >= INTAKE_SECONDS
-        return due and self._context.processes.get(intake_name(environment)) is None
 
     def _fence(self) -> int:
         return self._context.store.fence or 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.probe import answers
 from mlcycle_nb.deployment.records import Revision
 from mlcycle_nb.deployment.runtimes import interpreter
 from mlcycle_nb.deployment.sockets import process_name, replica_socket
@@ -18,7 +17,6 @@ from mlcycle_nb.files import write_atomically
 from mlcycle_nb.packages import PackageStore
 from mlcycle_nb.supervisor.identity import ProcessIdentity
 
-PROBE_SECONDS = 2.0
 CHECK_EVERY_SECONDS = 2.0
 SILENT_CHECKS = 3
 STOP_GRACE_SECONDS = 35.0
@@ -177,14 +175,7 @@ class Replica:
         }
 
     def _answers(self) -> bool:
-        connection = _UnixConnection(self.socket)
-        try:
-            connection.request("GET", "/v2/health/ready", headers={"host": "health"})
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return answers(self.socket)
 
     def _try_golden(self) -> None:
         if not self.socket.exists() or not self._answers():
@@ -216,14 +207,3 @@ def golden_answer(context: Context, revision: Revision, path: Path) -> str:
     found = {name: np.asarray(array) for name, array in given.items() if array is not None}
     problem, _ = difference(expected, found, package.manifest.golden)
     return problem
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("replica", timeout=PROBE_SECONDS)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from mlcycle_nb.errors import EngineError, StoreError
 from mlcycle_nb.files import private_folder
 from mlcycle_nb.settings import Settings
@@ -18,6 +20,9 @@ from mlcycle_nb.supervisor.identity import ProcessIdentity
 from mlcycle_nb.supervisor.processes import MARKER, NOTEBOOK_ONLY
 
 _START_SECONDS = 60.0
+FROZEN_SECONDS = 5.0
+"""A supervisor that is suspended (SIGSTOP) for so long is ended: it holds the lock, and nobody else can lead."""
+_suspended_since: dict[ProcessIdentity, float] = {}
 
 
 def lock_file(home: Path) -> Path:
@@ -57,7 +62,7 @@ def find_supervisor(home: Path) -> ProcessIdentity | None:
 def ensure_supervisor(home: Path, settings: Settings) -> ProcessIdentity:
     """Return the running supervisor, starting one in a session of its own when there is none."""
     running = find_supervisor(home)
-    if running is not None:
+    if running is not None and not _end_frozen(running):
         return running
     log = private_folder(home / "logs") / "supervisor.log"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -96,8 +101,34 @@ def ensure_supervisor(home: Path, settings: Settings) -> ProcessIdentity:
 def revive_supervisor(home: Path, settings: Settings) -> None:
     """Start the supervisor again when it was killed; one that ended by itself, or was told to, stays ended."""
     # Only a supervisor that had no time for it leaves the file behind.
-    if state_file(home).exists() and find_supervisor(home) is None:
+    if state_file(home).exists():
         ensure_supervisor(home, settings)
+
+
+def _end_frozen(running: ProcessIdentity) -> bool:
+    """Kill a supervisor that has been suspended for long; return whether it is gone.
+
+    Its lease is over by then. Were it continued later, it would find another leader; only its lock has to go.
+    """
+    try:
+        suspended = psutil.Process(running.pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+    if not suspended:
+        _suspended_since.pop(running, None)
+        return False
+    if time.monotonic() - _suspended_since.setdefault(running, time.monotonic()) < FROZEN_SECONDS:
+        return False
+    del _suspended_since[running]
+    try:
+        os.kill(running.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return True  # another client was first
+    deadline = time.monotonic() + 10.0
+    while running.alive() and time.monotonic() < deadline:
+        _reap(running.pid)
+        time.sleep(0.02)
+    return not running.alive()
 
 
 def stop_supervisor(home: Path, grace_seconds: float = 10.0) -> bool:

@@ -128,11 +128,12 @@ def test_no_acknowledged_label_is_lost_by_a_kill(gateway: httpx.Client, served: 
     until(lambda: served.ready(GOOD) >= 2)
 
 
-def test_a_stopped_intake_costs_predictions_nothing(gateway: httpx.Client, served: Served) -> None:
-    intake = served.process(f"labels-{ENVIRONMENT}")
+def test_a_suspended_intake_costs_predictions_nothing_and_is_replaced(gateway: httpx.Client, served: Served) -> None:
+    name = f"labels-{ENVIRONMENT}"
+    intake = served.process(name)
     os.kill(intake.pid, signal.SIGSTOP)
-    try:
-        assert len(predict(served, 5)) == 5
-    finally:
-        os.kill(intake.pid, signal.SIGCONT)
-    assert gateway.post(PATH, json=feedback({"after-a-stop": 1})).status_code == 200
+    assert len(predict(served, 5)) == 5
+
+    until(lambda: served.workspace.context.processes.get(name) not in (None, intake))
+    until(lambda: gateway.post(PATH, json=feedback({"after-a-stop": 1})).status_code == 200)
+    assert not intake.alive()

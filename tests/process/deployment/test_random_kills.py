@@ -1,11 +1,13 @@
-"""Rollouts under constant load with one kill -9 in each, of a random process at a random moment.
+"""Rollouts under constant load with one signal in each: SIGKILL to a random process at a random moment, or another.
 
 ``MLCYCLE_KILL_ROLLOUTS=20 pytest tests/process/deployment/test_random_kills.py -m faults -s`` runs 20 rollouts of each
-strategy and prints what was killed when. ``MLCYCLE_KILL_SEED`` names another first seed.
+strategy and prints what was killed when. ``MLCYCLE_KILL_SEED`` names another first seed. SIGSTOP and SIGTERM go to
+each kind of process once while replicas start and once while traffic moves.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -27,8 +29,9 @@ VICTIMS = ("gateway", "supervisor", "new replica", "old replica")
 STRATEGIES = ("canary", "blue-green", "rolling", "all-at-once", "shadow")
 ROLLOUTS = int(os.environ.get("MLCYCLE_KILL_ROLLOUTS", "20"))
 FIRST_SEED = int(os.environ.get("MLCYCLE_KILL_SEED", "1000"))
-PATIENCE_SECONDS = 15.0
-"""A client sends a request again for this long when it has no connection: documented in docs/deployment.md."""
+PATIENCE_SECONDS = 20.0
+"""A client sends a request again for this long when it has no connection: documented in docs/deployment.md. A gateway
+that is suspended, not dead, is noticed by its silence within that time."""
 GOOD_END = {"shadow": "compared"}
 SECONDS = {"canary": 5.0, "blue-green": 4.0, "rolling": 6.0, "all-at-once": 2.5, "shadow": 5.0}
 """About how long each takes here, from the order to its end; a kill comes at a random moment of it."""
@@ -52,8 +55,19 @@ class Kill:
     phase: str
 
 
-def kill(deployed: Deployed, victim: str, rollout: Rollout) -> str:
-    """Kill one process of a kind; return its name, empty while there is none."""
+@dataclass(frozen=True)
+class Trial:
+    """One rollout with one signal in it; who gets it and when is drawn from the seed where it is not said."""
+
+    strategy: str
+    seed: int
+    signal: signal.Signals = signal.SIGKILL
+    victim: str = ""
+    early: bool | None = None
+
+
+def strike_at(deployed: Deployed, victim: str, rollout: Rollout, number: signal.Signals) -> str:
+    """Send a signal to one process of a kind; return its name, empty while there is none."""
     if victim == "supervisor":
         identity = find_supervisor(deployed.workspace.home)
         name = "supervisor"
@@ -65,15 +79,20 @@ def kill(deployed: Deployed, victim: str, rollout: Rollout) -> str:
         identity = deployed.workspace.context.processes.get(name) if name else None
     if identity is None or not identity.alive():
         return ""
-    os.kill(identity.pid, signal.SIGKILL)
+    os.kill(identity.pid, number)
+    if (victim, number) == ("supervisor", signal.SIGTERM):  # who ends it so means it; then another client comes
+        until(lambda: not identity.alive())
+        deployed.workspace.context.ensure_supervisor()
     return name
 
 
-def one_rollout(deployed: Deployed, strategy: str, seed: int) -> tuple[Rollout, Kill | None]:
-    """Run one rollout of the version that is not stable, with one kill in it."""
-    chance = random.Random(seed)
+def one_rollout(deployed: Deployed, trial: Trial) -> tuple[Rollout, Kill | None]:
+    """Run one rollout of the version that is not stable, with one signal in it."""
+    chance, strategy = random.Random(trial.seed), trial.strategy
     victim, delay = chance.choice(VICTIMS), chance.uniform(0.0, SECONDS[strategy])
     early = chance.random() < 0.5  # counted from the order, when replicas start; else from when traffic moves
+    victim = trial.victim or victim
+    early = early if trial.early is None else trial.early
     delay = delay if early else delay / 3
     stable = deployed.status().stable
     handle = deployed.deploy(
@@ -87,7 +106,7 @@ def one_rollout(deployed: Deployed, strategy: str, seed: int) -> tuple[Rollout, 
         done.wait(delay)
         while not done.is_set() and not kills:
             record = handle.record
-            name = kill(deployed, victim, record)
+            name = strike_at(deployed, victim, record, trial.signal)
             if name:
                 kills.append(Kill(victim, name, time.monotonic() - began, record.place))
             else:
@@ -127,19 +146,19 @@ def check_end(deployed: Deployed, strategy: str, before: int, record: Rollout) -
     until(settled, 45)
 
 
-def rollouts(deployed: Deployed, plan: Sequence[tuple[str, int]]) -> str:
-    """Run rollouts, strategy and seed of each, one after the other under one load; return what was measured."""
+def rollouts(deployed: Deployed, plan: Sequence[Trial]) -> str:
+    """Run rollouts one after the other under one load; return what was measured."""
     deployed.up(1)
     ends: Counter[str] = Counter()
     victims: Counter[str] = Counter()
     with deployed.load(clients=3, per_second=60) as load:
         load.patience = PATIENCE_SECONDS
-        for strategy, seed in plan:
+        for trial in plan:
             before = deployed.status().stable
             broken, failed = len(load.broken), len(load.failed)
-            record, struck = one_rollout(deployed, strategy, seed)
-            print(f"{strategy} seed {seed}: {struck}; {record.phase} {record.reason}", flush=True)
-            check_end(deployed, strategy, before, record)
+            record, struck = one_rollout(deployed, trial)
+            print(f"{trial}: {struck}; {record.phase} {record.reason}", flush=True)
+            check_end(deployed, trial.strategy, before, record)
             load.wait_for(len(load.answers) + 30)
             assert len(load.failed) == failed, load.failed[failed:]
             if struck is None or struck.victim != "gateway":
@@ -149,7 +168,8 @@ def rollouts(deployed: Deployed, plan: Sequence[tuple[str, int]]) -> str:
     assert load.failed == []
     assert verify(deployed.store).intact
     return (
-        f"{plan[0][0]}: {len(plan)} rollouts, {dict(ends)}, killed {dict(victims)}; {len(load.answers)} requests, "
+        f"{plan[0].strategy}, {plan[0].signal.name}: {len(plan)} rollouts, {dict(ends)}, to {dict(victims)}; "
+        f"{len(load.answers)} requests, "
         f"{len(load.failed)} failed, {len(load.broken)} attempts without a connection while the gateway was dead"
     )
 
@@ -157,7 +177,7 @@ def rollouts(deployed: Deployed, plan: Sequence[tuple[str, int]]) -> str:
 @pytest.mark.timeout(240)
 def test_a_kill_in_a_rollout(deployed: Deployed) -> None:
     """The short form: a gateway killed during a canary, the new version's replica during a shadow."""
-    print(rollouts(deployed, [("canary", 1001), ("shadow", 1016)]))
+    print(rollouts(deployed, [Trial("canary", 1001), Trial("shadow", 1016)]))
 
 
 @pytest.mark.faults
@@ -165,6 +185,21 @@ def test_a_kill_in_a_rollout(deployed: Deployed) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_kill_in_each_rollout(deployed: Deployed, strategy: str, record_property) -> None:
     """No request fails, each rollout ends as planned or goes back, nothing is left behind."""
-    measured = rollouts(deployed, [(strategy, FIRST_SEED + number) for number in range(ROLLOUTS)])
+    measured = rollouts(deployed, [Trial(strategy, FIRST_SEED + number) for number in range(ROLLOUTS)])
+    print(measured)
+    record_property("measured", measured)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_signal_in_each_rollout(deployed: Deployed, strategy: str, number: signal.Signals, record_property) -> None:
+    """The same for a process that is suspended for good, or told to end."""
+    plan = [
+        Trial(strategy, FIRST_SEED + place, number, victim, early)
+        for place, (victim, early) in enumerate(itertools.product(VICTIMS, (True, False)))
+    ]
+    measured = rollouts(deployed, plan)
     print(measured)
     record_property("measured", measured)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import psutil
 import pytest
 
 from mlcycle_nb.errors import EngineError
-from mlcycle_nb.supervisor.start import ensure_supervisor, find_supervisor, stop_supervisor, take_lock
+from mlcycle_nb.supervisor.start import (
+    FROZEN_SECONDS,
+    ensure_supervisor,
+    find_supervisor,
+    stop_supervisor,
+    take_lock,
+)
 from mlcycle_nb.workspace import Workspace
 
 
@@ -56,6 +63,26 @@ class TestDeath:
         second = ensure_supervisor(workspace.home, workspace.settings)
 
         assert second != first
+        assert workspace.store.leader() == (f"{socket.gethostname()}:{second.pid}", fence + 1)
+
+    def test_a_suspended_one_is_replaced(self, workspace: Workspace) -> None:
+        """It holds the lock and does nothing; one that goes on within five seconds is left alone."""
+        first = ensure_supervisor(workspace.home, workspace.settings)
+        _, fence = workspace.store.leader() or ("", 0)
+        os.kill(first.pid, signal.SIGSTOP)
+        assert ensure_supervisor(workspace.home, workspace.settings) == first
+        os.kill(first.pid, signal.SIGCONT)
+        time.sleep(FROZEN_SECONDS)
+        assert ensure_supervisor(workspace.home, workspace.settings) == first
+
+        os.kill(first.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        while (second := ensure_supervisor(workspace.home, workspace.settings)) == first:
+            assert time.monotonic() - began < 30
+            time.sleep(0.1)
+
+        assert time.monotonic() - began >= FROZEN_SECONDS
+        assert not first.alive()
         assert workspace.store.leader() == (f"{socket.gethostname()}:{second.pid}", fence + 1)
 
     def test_down_ends_it_and_what_it_started(self, workspace: Workspace, tmp_path: Path) -> None:
