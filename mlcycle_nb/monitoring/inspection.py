@@ -19,6 +19,7 @@ from mlcycle_nb.monitoring.samples import reference_columns, window_columns
 from mlcycle_nb.monitoring.segments import listing, read_served
 from mlcycle_nb.monitoring.shares import shares_of
 from mlcycle_nb.packages import Package, PackageStore
+from mlcycle_nb.serving.labels import LabelStore
 from mlcycle_nb.serving.prediction_segments import version_folder
 from mlcycle_nb.stats.multiple_testing import OnlineFdr
 from mlcycle_nb.store.record import jsonable, parse_time
@@ -119,6 +120,8 @@ class Inspector:
         now, place = parse_time(request["now"]), (self._home, request["environment"], request["model"])
         if "recording" not in request:
             found = measure_service(*place, package_of, now)
+            if request.get("fold"):
+                LabelStore(self._home / "labels", *place[1:]).fold(request["fold"])
         else:
             file = request["recording"]
             since = parse_time(request["since"])

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.records import Rollout
 from mlcycle_nb.monitoring import labelling
 from mlcycle_nb.monitoring.records import Monitor, Performance, read_row
 from mlcycle_nb.monitoring.verdicts import digest_of
@@ -71,6 +72,7 @@ class LabelWatch:
                 "model": monitor.model,
                 "digests": {version: digest for version, digest in digests.items() if digest is not None},
                 "now": format_time(self._context.clock.now()),
+                "fold": self._foldable(monitor),
             }
         )
         if new and self._noted.get(monitor.id) != new[-1]:
@@ -80,6 +82,13 @@ class LabelWatch:
         again = bool(new) and any(one.unknown for one in measured)
         labelling.keep(self._context, monitor.environment, monitor.model, measured, max([*files, *new]), again=again)
         self._due[monitor.id] = time.monotonic() + max(LOOK_SECONDS, REST * (time.monotonic() - began))
+
+    def _foldable(self, monitor: Monitor) -> str:
+        """Return the file of labels up to which everybody has counted them; a rollout under way counts from another."""
+        rollouts = self._context.store.find(Rollout, name=monitor.id, active=True)
+        if any(not rollout.ended for rollout in rollouts):
+            return ""
+        return labelling.measured_until(self._context, monitor.environment, monitor.model)
 
 
 def read_performance(tree: dict[str, Any]) -> Performance:

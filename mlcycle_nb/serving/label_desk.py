@@ -150,7 +150,7 @@ def _receipt(request: Sequence[Label], known: dict[Key, str], new: dict[Key, Lab
 
 
 class _Known:
-    """The stored labels of one model, read as they come; files of labels never change."""
+    """The stored labels of one model, read as they come; a file that was read once says nothing new later."""
 
     def __init__(self) -> None:
         self._tables: list[pa.Table] = []

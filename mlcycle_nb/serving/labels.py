@@ -26,6 +26,10 @@ TEXT_LIMIT = 200
 """Characters that a prediction id or a label has at most."""
 LARGEST_ROW = 2**31 - 1
 COLUMNS = ("prediction_id", "label", "row", "at")
+FOLD_FILES = 128
+"""Small files that are made one; a larger one is left alone, so that no label is written again and again."""
+LARGE_BYTES = 16 * 1_048_576
+_READ_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ _TIME = "write such as 2026-03-01T09:30:00Z"
 
 
 class LabelStore:
-    """The labels of one service, one Arrow file for each time they came.
+    """The labels of one service, one Arrow file for each time they came, until many are folded into one.
 
     Parameters
     ----------
@@ -175,12 +179,17 @@ class LabelStore:
                     "received_at": pa.array([x.at or received_at for x in labels], pa.timestamp("us", tz="UTC")),
                 }
             )
-            sink = io.BytesIO()
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
             number = max((int(name.partition("-")[0]) for name in names), default=0) + 1
-            write_atomically(self._folder / f"{number:08d}-{digest[:32]}.arrow", sink.getvalue())
+            self._write(f"{number:08d}-{digest[:32]}.arrow", table)
         return digest
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        import pyarrow as pa
+
+        sink = io.BytesIO()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        write_atomically(self._folder / name, sink.getvalue())
 
     def _says(self, labels: list[Label]) -> bool:
         """Whether these are the labels that count now: one that was corrected and is corrected back is new."""
@@ -209,7 +218,7 @@ class LabelStore:
             os.close(descriptor)
 
     def names(self, *, after: str = "", until: datetime | None = None) -> list[str]:
-        """Return the files of labels by name, in the order in which they came; a file never changes.
+        """Return the files of labels by name, in the order in which they came.
 
         Parameters
         ----------
@@ -236,13 +245,40 @@ class LabelStore:
         """
         import pyarrow as pa
 
-        files = [name for name in self.names(after=after) if until is None or name <= until]
-        if not files:
+        for attempt in range(_READ_TRIES):
+            files = [name for name in self.names(after=after) if until is None or name <= until]
+            try:
+                tables = [self.read(name) for name in files]
+                break
+            except FileNotFoundError:  # folded since they were listed
+                if attempt == _READ_TRIES - 1:
+                    raise
+        if not tables:
             return None
-        table = pa.concat_tables([self.read(name) for name in files])
+        table = pa.concat_tables(tables)
         keys = zip(table["prediction_id"].to_pylist(), table["row"].to_pylist(), strict=True)
         last = {key: position for position, key in enumerate(keys)}
         return table.take(pa.array(sorted(last.values())))
+
+    def fold(self, until: str) -> int:
+        """Make one file of the many small ones that came no later than `until`; return how many are gone.
+
+        What stays has the last one's name: who remembers that name, or a later one, sees nothing new. Who remembers an
+        earlier one would get some labels twice; the caller knows that there is nobody.
+        """
+        import pyarrow as pa
+
+        with self.locked():
+            names = [name for name in self.names() if name <= until]
+            large = [place for place, name in enumerate(names) if (self._folder / name).stat().st_size > LARGE_BYTES]
+            names = names[large[-1] + 1 :] if large else names
+            if len(names) < FOLD_FILES:
+                return 0
+            self._write(names[-1], pa.concat_tables([self.read(name) for name in names]))
+            # A crash here leaves labels twice, in the same order: the later one still counts.
+            for name in names[:-1]:
+                (self._folder / name).unlink()
+        return len(names) - 1
 
     def read(self, name: str) -> pa.Table:
         """Return the labels of one file: ``prediction_id, row, truth, received_at``."""

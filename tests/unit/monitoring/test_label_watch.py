@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlcycle_nb.context import Context
+from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout, RolloutPolicy
 from mlcycle_nb.monitoring import label_watch, labelling
 from mlcycle_nb.monitoring.controller import Measure, Observation, next_action
 from mlcycle_nb.monitoring.inspection import Inspector
@@ -106,6 +107,49 @@ def test_new_labels_are_measured_once_and_told(watched: Watched, now: list[float
     assert (alert.kind, alert.phase, alert.versions) == ("model_drift", "firing", (1,))
     assert len(noted) == 1
     assert watched.worker.asked == 1
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_what_was_counted_is_folded_unless_a_rollout_counts(
+    watched: Watched, now: list[float], under_way: bool
+) -> None:
+    answers = watched.serve(IDS)
+    for repeat in range(2):
+        for key, label in answers.items():
+            watched.post({f"{key}-{repeat}" if repeat else key: label})
+        if under_way and not repeat:
+            begin(watched.context, watched.monitor)
+        now[0] += 60
+        assert watched.turn()
+        now[0] += 60
+    watched.post({"one-more": 1})
+    assert watched.turn()
+    folder = watched.context.home / "labels" / "production" / "credit"
+
+    assert len(list(folder.iterdir())) == (201 if under_way else 2)
+    assert watched.measured() == [(100, 0), (100, 100), (100, 101)]
+
+
+def begin(context: Context, monitor: Monitor) -> None:
+    with context.store.transaction(actor="test") as transaction:
+        transaction.insert(
+            Rollout(
+                id=f"{monitor.id}/r1",
+                phase="progressing",
+                created_at=context.clock.now(),
+                phase_since=context.clock.now(),
+                environment=monitor.environment,
+                model=monitor.model,
+                target=2,
+                digest="sha256:" + "0" * 64,
+                strategy=DeploymentStrategy.CANARY,
+                replicas=1,
+                policy=RolloutPolicy(),
+                actor="test",
+                pid=1,
+            ),
+            event="rollout.created",
+        )
 
 
 def test_predictions_that_are_written_after_their_labels_are_looked_for_once_more(

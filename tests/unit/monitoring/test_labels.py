@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mlcycle_nb.context import Context
@@ -13,7 +16,7 @@ from mlcycle_nb.errors import InvalidInput, NotFound
 from mlcycle_nb.monitoring.labelling import record
 from mlcycle_nb.monitoring.records import Alert
 from mlcycle_nb.packages import Package, load_runtime
-from mlcycle_nb.serving.labels import Label, LabelStore, as_index, from_mapping, read_csv
+from mlcycle_nb.serving.labels import FOLD_FILES, Label, LabelStore, as_index, from_mapping, read_csv
 from mlcycle_nb.testing import FakeClock
 from mlcycle_nb.testing.predictions import PredictionFeed
 from tests.unit.monitoring.conftest import rows
@@ -96,6 +99,69 @@ class TestStore:
             "a": "no",
             "b": "yes",
         }
+
+    def test_many_small_files_become_one_and_nobody_sees_a_difference(self, tmp_path: Path, fake_clock) -> None:
+        """The file that stays has the last one's name; later files are left, and so are the labels' order and times."""
+        store = LabelStore(tmp_path, "production", "credit")
+        for number in range(FOLD_FILES + 5):
+            fake_clock.advance(timedelta(seconds=1))
+            store.add([Label(f"p{number % 40}", 0, str(number))], fake_clock.now())
+        before, names = store.all(), store.names()
+        until = names[FOLD_FILES - 1]
+        assert store.fold(names[FOLD_FILES - 2]) == 0  # one fewer than it takes
+        gone = store.fold(until)
+
+        assert gone == FOLD_FILES - 1
+        assert store.names() == names[FOLD_FILES - 1 :]
+        assert rows_of(store.all()) == rows_of(before)
+        assert store.names(after=until) == names[FOLD_FILES:]
+        assert store.fold(until) == 0
+
+    def test_a_fold_that_was_cut_short(self, tmp_path: Path, fake_clock) -> None:
+        """The folded file is there, and so are the ones in it: the same labels count, and the next fold ends it."""
+        store = LabelStore(tmp_path, "production", "credit")
+        for number in range(FOLD_FILES):
+            store.add([Label(f"p{number % 40}", 0, str(number))], fake_clock.now())
+        before = store.all()
+        kept = {file.name: file.read_bytes() for file in (tmp_path / "production" / "credit").iterdir()}
+        store.fold(store.names()[-1])
+        for name in set(kept) - set(store.names()):
+            (tmp_path / "production" / "credit" / name).write_bytes(kept[name])
+
+        assert rows_of(store.all()) == rows_of(before)
+        assert store.fold(store.names()[-1]) > 0
+        assert rows_of(store.all()) == rows_of(before)
+
+    def test_a_reader_whose_list_is_old(self, tmp_path: Path, fake_clock) -> None:
+        """Files that are folded between its list and its reading are read from where they went."""
+        store = LabelStore(tmp_path, "production", "credit")
+        for number in range(FOLD_FILES):
+            store.add([Label(f"p{number}", 0, "1")], fake_clock.now())
+        reader = Late(tmp_path, "production", "credit")
+        reader.then = lambda: store.fold(store.names()[-1])
+
+        found = reader.all()
+        assert found is not None
+        assert len(found) == FOLD_FILES
+        assert reader.then is None
+
+
+class Late(LabelStore):
+    """Somebody folds right after it has listed the files for the first time."""
+
+    then: Callable[[], object] | None = None
+
+    def names(self, *, after: str = "", until: datetime | None = None) -> list[str]:
+        found = super().names(after=after, until=until)
+        if self.then is not None:
+            then, self.then = self.then, None
+            then()
+        return found
+
+
+def rows_of(table: pa.Table | None) -> list[dict[str, Any]]:
+    assert table is not None
+    return sorted(table.to_pylist(), key=lambda row: row["prediction_id"])
 
 
 class TestMeasuring:
