@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.deployment.charts import error_points, series_chart, verdict_chart, weight_chart
 from mlcycle_nb.deployment.disagreements import HEADERS, Disagreement, rows_of
-from mlcycle_nb.deployment.records import DeploymentStrategy, Rollout
+from mlcycle_nb.deployment.records import ENDED, DeploymentStrategy, Rollout
 from mlcycle_nb.deployment.status import DeploymentStatus
+from mlcycle_nb.errors import Refused
 from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, table, text_table
 from mlcycle_nb.notebook.panel import Action, Panel
 from mlcycle_nb.store.record import parse_time
@@ -83,8 +84,8 @@ class RolloutPanel(Panel[RolloutState]):
         )
 
     def finished(self, state: RolloutState) -> bool:
-        """Return whether the rollout has ended."""
-        return not state.rollout.active
+        """Return whether the rollout has ended, and none that came after it, such as its rollback, still runs."""
+        return not state.rollout.active and not _follows(state)
 
     # -- faces -----------------------------------------------------------------------------------------------
 
@@ -141,6 +142,8 @@ class RolloutPanel(Panel[RolloutState]):
     def actions(self, state: RolloutState) -> Sequence[Action]:
         """Return the verbs that make sense now."""
         verbs, phase, id = self._deployment, state.rollout.phase, self._id
+        if _can_go_back(state):
+            return (Action("Roll back", self._roll_back, "danger"),)
         if state.rollout.ended or phase in ("aborting", "concluding"):
             return ()
         abort = Action("Abort", lambda: verbs.abort(id), "danger")
@@ -151,6 +154,18 @@ class RolloutPanel(Panel[RolloutState]):
         return {"progressing": (promote, pause, abort), "preparing": (pause, abort)}.get(phase, (abort,))
 
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _roll_back(self) -> object:
+        # The page may be older than what is stable now; another version must not go because of this one's panel.
+        state = self.snapshot()
+        record, status = state.rollout, state.status
+        if status.stable != record.target:
+            raise Refused(
+                f"{record.reference} is not stable in {record.environment} any more",
+                remedy=f"%rollback {record.model} --env {record.environment} brings the one before the present back",
+            )
+        reason = f"asked for in the panel of {record.id}"
+        return self._deployment.rollback_deployment(record.model, record.environment, reason=reason)
 
     def _facts(self, state: RolloutState) -> list[str]:
         record = state.rollout
@@ -174,6 +189,8 @@ class RolloutPanel(Panel[RolloutState]):
             if record.verdict == "passed":
                 facts.append(f"%promote {record.id} begins a canary of it")
             facts.append("no version is stable" if stable is None else f"stable: {record.model}/{stable}")
+            if state.status.rollout not in ("", record.id):
+                facts.append(f"since then: rollout {state.status.rollout} is {state.status.rollout_phase}")
         return facts
 
     def _traffic(self, state: RolloutState) -> list[tuple[Any, ...]]:
@@ -206,6 +223,18 @@ class RolloutPanel(Panel[RolloutState]):
             )
             for metric in state.metrics
         ]
+
+
+def _follows(state: RolloutState) -> bool:
+    """Whether a later rollout of the service is under way."""
+    status = state.status
+    return status.rollout not in ("", state.rollout.id) and status.rollout_phase not in ENDED
+
+
+def _can_go_back(state: RolloutState) -> bool:
+    record, status = state.rollout, state.status
+    stable = record.phase == "completed" and status.stable == record.target
+    return stable and status.rollback_target is not None and not _follows(state)
 
 
 def _largest(state: RolloutState) -> list[tuple[Any, ...]]:

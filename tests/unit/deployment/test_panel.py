@@ -10,6 +10,7 @@ from mlcycle_nb.deployment.charts import POINTS_SHOWN, series_chart, share_rows,
 from mlcycle_nb.deployment.judgement import Judgement, MetricVerdict
 from mlcycle_nb.deployment.panel import RolloutPanel
 from mlcycle_nb.deployment.records import Rollout
+from mlcycle_nb.errors import Refused
 from mlcycle_nb.outcomes import Outcome
 
 
@@ -74,6 +75,28 @@ class TestFaces:
         world.settle(10)
         assert labels() == []
         assert canary.finished(canary.snapshot())
+
+    def test_what_is_stable_can_be_rolled_back(self, world, canary):
+        """From its own panel, which follows the rollback; and from no other panel, however old the page is."""
+
+        def label() -> list[str]:
+            return [action.label for action in canary.actions(canary.snapshot())]
+
+        world.deployment.promote("digits")
+        world.settle(20)
+        assert label() == ["Roll back"]
+        assert canary.finished(canary.snapshot())
+        [button] = canary.actions(canary.snapshot())
+        button.callback()
+        assert label() == []
+        assert not canary.finished(canary.snapshot())
+        world.settle(20)
+        assert canary.finished(canary.snapshot())
+        assert label() == []
+        assert "stable: digits/1" in repr(canary)
+        assert "since then: rollout production/digits/r3 is completed" in repr(canary)
+        with pytest.raises(Refused, match="digits/2 is not stable in production any more"):
+            button.callback()
 
     def test_the_service_status(self, world, canary):
         status = world.deployment.status("digits")
