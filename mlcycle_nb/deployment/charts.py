@@ -57,8 +57,10 @@ def weight_chart(rollout: Rollout, points: Sequence[Mapping[str, Any]], until: d
     )
 
 
-def series_chart(points: Sequence[Mapping[str, Any]], field: str, *, title: str, y_title: str) -> Any:
-    """Return one line a version of a field of the traffic measurements."""
+def series_chart(
+    points: Sequence[Mapping[str, Any]], field: str, *, title: str, y_title: str, at_least: float | None = None
+) -> Any:
+    """Return one line a version of a field of the traffic measurements; the axis reaches up to `at_least`."""
     import altair as alt
 
     rows = [
@@ -74,7 +76,13 @@ def series_chart(points: Sequence[Mapping[str, Any]], field: str, *, title: str,
         # Shape too: colour alone says nothing to some.
         strokeDash=alt.StrokeDash("version:N", title=None),
     )
-    return styled(chart, title=title)
+    if at_least is None:
+        return styled(chart, title=title)
+    # Nothing but zeros has no scale, and would be drawn across the middle.
+    least = (
+        alt.Chart(alt.Data(values=[{"least": at_least}])).mark_rule(opacity=0).encode(y=alt.Y("least:Q", title=y_title))
+    )
+    return styled(alt.layer(chart, least), title=title)
 
 
 def error_points(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

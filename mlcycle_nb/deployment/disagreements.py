@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEPT = 20
+LOOKED_AT = 8 * KEPT
+"""Candidates of one look: clients repeat requests, and a table of one input twenty times tells little."""
 INPUTS_KEPT = 16
 """Numbers of an input that are kept; the whole of it is in the prediction log."""
 INPUTS_SHOWN = 4
@@ -52,6 +55,12 @@ class Disagreement:
     new_confidence: float | None = None
     input: tuple[float | None, ...] = ()
     input_size: int = 0
+    input_digest: str = ""
+
+    @property
+    def same_as(self) -> tuple[Any, ...]:
+        """What another disagreement of the same input and answers has in common."""
+        return (self.input_digest or (self.prediction_id, self.row), self.stable, self.new)
 
     def told(self, side: str) -> str:
         """Return what ``stable`` or ``new`` said, with its confidence."""
@@ -123,16 +132,19 @@ def answers(pairs: Pairs) -> tuple[list[Any], list[Any]]:
 
 
 def worst(known: Iterable[Disagreement], pairs: Pairs, *, kept: int = KEPT) -> tuple[Disagreement, ...]:
-    """Return the `kept` largest of the known disagreements and those among the pairs, the largest first."""
+    """Return the `kept` largest of the known disagreements and those among the pairs, the largest first.
+
+    Of equal inputs with equal answers the first one is kept.
+    """
     old, new = answers(pairs)
-    found = {(one.prediction_id, one.row): one for one in known}
+    found = {one.same_as: one for one in known}
     chosen = [at for at, (one, other) in enumerate(zip(old, new, strict=True)) if differ(one, other)]
     if chosen:
         some = Pairs(pairs.table, [pairs.stable[at] for at in chosen], [pairs.new[at] for at in chosen])
         scored = _scored(some, [old[at] for at in chosen], [new[at] for at in chosen])
-        best = sorted(range(len(chosen)), key=lambda at: -scored[at][0])[:kept]
+        best = sorted(range(len(chosen)), key=lambda at: -scored[at][0])[:LOOKED_AT]
         for one in _built(some, best, old=[old[at] for at in chosen], new=[new[at] for at in chosen], scored=scored):
-            found.setdefault((one.prediction_id, one.row), one)
+            found.setdefault(one.same_as, one)
     return tuple(sorted(found.values(), key=lambda one: (-one.score, one.time, one.prediction_id, one.row))[:kept])
 
 
@@ -186,9 +198,14 @@ def _built(
             new_confidence=scored[at][2],
             input=tuple(_plain(value) for value in (given or ())[:INPUTS_KEPT]),
             input_size=len(given or ()),
+            input_digest=_digest(given),
         )
         for at, (key, row, moment, given) in zip(chosen, zip(*columns, strict=True), strict=True)
     ]
+
+
+def _digest(given: Sequence[Any] | None) -> str:
+    return "" if given is None else hashlib.sha256(repr(given).encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> float | None:

@@ -30,6 +30,7 @@ _TRAFFIC = ("version", "planned", "in force", "requests", "errors", "p50 ms", "p
 _VERDICTS = ("metric", "verdict", "estimate", "reason")
 EVENTS_SHOWN = 8
 DISAGREEMENTS_SHOWN = 8
+ID_SHOWN = 8
 IDLE_SECONDS = 10.0
 
 
@@ -129,7 +130,9 @@ class RolloutPanel(Panel[RolloutState]):
             else [
                 weight_chart(state.rollout, state.points, state.now),
                 series_chart(state.points, "p95_ms", title="latency, 95 of 100 answers", y_title="ms"),
-                series_chart(error_points(state.points), "error_percent", title="errors", y_title="% of requests"),
+                series_chart(
+                    error_points(state.points), "error_percent", title="errors", y_title="% of requests", at_least=1.0
+                ),
             ]
         )
         if any(row["name"] == "disagreement" and row["estimate"] is not None for row in state.verdicts):
@@ -238,7 +241,9 @@ def _can_go_back(state: RolloutState) -> bool:
 
 
 def _largest(state: RolloutState) -> list[tuple[Any, ...]]:
-    return [one.cells() for one in state.disagreements[:DISAGREEMENTS_SHOWN]]
+    # The whole id is in %disagreements, which is for looking things up.
+    rows = [one.cells() for one in state.disagreements[:DISAGREEMENTS_SHOWN]]
+    return [(key if len(key) <= ID_SHOWN else f"{key[:ID_SHOWN]}…", *cells) for key, *cells in rows]
 
 
 def _seconds_since(moment: str | None) -> float | None:

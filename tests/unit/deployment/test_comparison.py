@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from datetime import timedelta
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from mlcycle_nb.deployment import comparison
 from mlcycle_nb.deployment.analysis import PAIR_LAG, AnalysisState, add_labels, add_pairs, begin, judge
-from mlcycle_nb.deployment.disagreements import INPUTS_KEPT, KEPT, Disagreements, pair, rows_of, worst
+from mlcycle_nb.deployment.disagreements import INPUTS_KEPT, KEPT, LOOKED_AT, Disagreements, pair, rows_of, worst
 from mlcycle_nb.deployment.records import DeploymentStrategy
 from mlcycle_nb.outcomes import Outcome
 
@@ -21,12 +22,13 @@ SHADOW = DeploymentStrategy.SHADOW
 SECOND = timedelta(seconds=1)
 
 
-def log(rows, **columns) -> pa.Table:
-    """A prediction log of rows ``(id, version, answer, mirrored, seconds after NOW)``."""
+def log(rows, *, asked="", **columns) -> pa.Table:
+    """A prediction log of rows ``(id, version, answer, mirrored, seconds after NOW)``; each has an input of its own."""
     told = [
         {
             "prediction_id": key, "row": 0, "version": version, "mirrored": mirrored, "time": NOW + SECOND * after,
-            "input": list(range(64)), "latency_ms": 10.0, ("value" if isinstance(answer, float) else "label"): answer,
+            "input": [*range(63), zlib.crc32((asked or key).encode())], "latency_ms": 10.0,
+            ("value" if isinstance(answer, float) else "label"): answer,
         }
         for key, version, answer, mirrored, after in rows
     ]  # fmt: skip
@@ -183,6 +185,14 @@ class TestWorst:
     def test_each_row_once(self):
         one = self.pairs([("a", 1, 2)])
         assert len(worst(worst((), one), one)) == 1
+
+    def test_an_input_that_is_asked_again_is_one(self):
+        """With the same answers; with another answer it is another."""
+        first = self.pairs([("a", 1, 2), ("b", 1, 2), ("c", 1, 3)], asked="the same")
+        found = worst(worst((), first), self.pairs([("d", 1, 2), ("e", 1, 2)], asked="the same"))
+        assert [one.prediction_id for one in found] == ["a", "c"]
+        many = [(str(number), 1, 2) for number in range(LOOKED_AT)]
+        assert len(worst((), self.pairs(many))) == KEPT
 
     def test_a_canary_keeps_them_too(self):
         record = rollout()
