@@ -105,6 +105,6 @@ def verdict_chart(rows: Sequence[Mapping[str, Any]], name: str, bound: float, *,
     ]
     base = alt.Chart(alt.Data(values=list(_thin(values)))).encode(x=time_axis())
     band = base.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", title="share of requests"), y2="high:Q")
-    line = base.mark_line().encode(y="estimate:Q")
+    line = base.mark_line(point=alt.OverlayMarkDef(size=12)).encode(y="estimate:Q")
     rule = alt.Chart(alt.Data(values=[{"bound": bound}])).mark_rule(strokeDash=[4, 4]).encode(y="bound:Q")
     return styled(alt.layer(band, line, rule), title=title)

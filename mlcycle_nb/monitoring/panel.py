@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlcycle_nb.monitoring import charts
+from mlcycle_nb.monitoring.health import Health
 from mlcycle_nb.monitoring.records import Alert, Finding, MonitoringMetric, Performance, WindowVerdict
 from mlcycle_nb.monitoring.status import MonitorStatus
 from mlcycle_nb.notebook.html import badge, figure, heading, paragraph, span, table, text_table
@@ -103,8 +104,10 @@ class DriftPanel(Panel[DriftState]):
         return [*drawn, *(one for one in series if one is not None)]
 
     def state_word(self, state: DriftState) -> str:
-        """Return the word beside the title."""
-        return str(state.status.health)
+        """Return the word beside the title: what needs somebody first, else how the watching itself goes."""
+        health = state.status.health
+        firing = any(alert.phase == "firing" for alert in state.alerts)
+        return "firing" if firing and health is Health.HEALTHY else str(health)
 
     def lines(self, state: DriftState) -> list[str]:
         """Return what is said above the tables."""

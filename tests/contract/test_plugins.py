@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlcycle_nb.errors import MissingDependency, UnknownPlugin
+from mlcycle_nb.monitoring.detectors._contract import parts_of
 from mlcycle_nb.plugins import Registry
 
 REGISTRIES = {
@@ -78,4 +79,6 @@ def test_every_name_loads(place: str, name: str) -> None:
             raise
         pytest.skip(str(missing))
 
-    assert callable(getattr(plugin, OFFERS[one.what])), f"{one.what} {name} has no {OFFERS[one.what]}"
+    # A detector may be made of one for numbers and one for categories.
+    for part in parts_of(plugin) if one.what == "detector" else (plugin,):
+        assert callable(getattr(part, OFFERS[one.what])), f"{one.what} {name} has no {OFFERS[one.what]}"

@@ -360,7 +360,7 @@ TABLE: list[tuple[int, str, Way, str]] = [
     (54, "space before colon", raw("GET /v2 HTTP/1.1", "A : b"), r"400"),
     (56, "NaN answered", Request(b'{"instances":[[1.0,0.0]]}', path="/models/liar/invocations"), r"502 .*"),
     # Labels over HTTP
-    (44, "feedback, NaN", told(b'{"feedback":[{"id":"a","label":NaN}]}'), r"400 .*NaN"),
+    (44, "feedback, NaN", told(b'{"feedback":[{"id":"a","label":NaN}]}'), r"422 .*NaN"),
     (45, "feedback, depth", told(b"[" * 100_000), r"400 .*deeper than 32"),
     (46, "feedback, key twice", told(b'{"feedback":[{"id":"a","id":"b","label":1}]}'), r"400 .*'id'"),
     (47, "feedback, empty", told(b""), r"400 .*empty"),

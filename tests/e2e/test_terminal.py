@@ -133,8 +133,11 @@ def test_training_jobs(terminal: Terminal) -> None:
     assert (code, json.loads(out)) == (0, [])
 
 
-def test_maintenance_is_planned_and_ended(terminal: Terminal) -> None:
+def test_maintenance_is_planned_and_ended(served: Served, terminal: Terminal) -> None:
     """As by a script that works on the machine now and then."""
+    monitor = served.workspace.monitoring.start_monitoring(
+        MODEL, environment=ENVIRONMENT, window=200, detectors=("ks", "chi_squared"), channels=("log",)
+    )
     planned = ("maintenance", MODEL, "--env", ENVIRONMENT, "--at", "02:00", "--every", "sun", "--for", "2h")
     code, out, _ = terminal.run("--json", *planned, "--reason", "backups")
     [made] = json.loads(out)
@@ -146,6 +149,7 @@ def test_maintenance_is_planned_and_ended(terminal: Terminal) -> None:
     assert "next " in out
     assert "ended" in terminal.run("maintenance", "--end", made["id"])[1]
     assert terminal.run("maintenance") == (0, "no maintenance is planned", "")
+    monitor.stop()
 
 
 def test_validate(served: Served, terminal: Terminal, tmp_path: Path) -> None:

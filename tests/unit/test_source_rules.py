@@ -32,6 +32,8 @@ CATCHES_EVERYTHING = {
     "packages/formats/onnx.py": "onnxruntime raises a private tree",
     "packages/formats/python.py": "the package's own code runs here",
     "serving/intake.py": "whoever waits for a label to be stored must be told that it was not",
+    "monitoring/delivery.py": "a channel is a plug-in; the delivery is tried again and says why",
+    "monitoring/channels/__init__.py": "a channel is a plug-in; one that fails keeps no other from being told",
     "monitoring/worker.py": "a plug-in may raise anything; the caller is told, the worker stays",
     "validation/evaluate.py": "a check is a plug-in and the model foreign code",
     "training/worker.py": "the user's cell may raise anything, KeyboardInterrupt and SystemExit included",

@@ -74,7 +74,7 @@ def test_a_quietly_wrong_shadow_fails_with_the_rows_that_tell(deployed: Deployed
     state = panel.snapshot()
     for face in (panel.text(state), panel.html(state)):
         assert "where the two versions differ most" in face
-        assert found.rows[0].prediction_id in face
+        assert f"{found.rows[0].prediction_id[:8]}…" in face
     with pytest.raises(Refused, match=r"no canary follows: the shadow .* is failed: disagreement"):
         deployed.manager.promote("digits")
     until(lambda: deployed.store.get(Revision, f"{ENVIRONMENT}/digits/3").phase == "stopped")

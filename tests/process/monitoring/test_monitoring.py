@@ -126,8 +126,9 @@ class TestLife:
         handle.wait_windows(1, 60)
         assert workspace.context.processes.names("monitor") == [PROCESS]
         handle.stop()
-        until(lambda: monitoring.status("credit").health == "stopped")
+        until(lambda: monitoring.status("credit").monitor.phase == "stopped")  # it says so while it stops as well
 
+        assert monitoring.status("credit").health == "stopped"
         assert workspace.context.processes.names("monitor") == []
         with pytest.raises(Refused, match="is stopped"):
             monitoring.stop_monitoring("credit")

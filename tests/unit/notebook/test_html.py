@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from mlcycle_nb.monitoring.health import Health
 from mlcycle_nb.notebook.html import (
     MARKS,
     Markup,
@@ -67,8 +68,12 @@ def test_markup_is_not_escaped_again() -> None:
     assert isinstance(shown, Markup)
 
 
-@pytest.mark.parametrize("outcome", list(Outcome))
-def test_every_outcome_has_a_mark_and_its_word(outcome: Outcome) -> None:
+FINDINGS = ("drift", "stable", "insufficient")
+ALERTS = ("pending", "firing", "acknowledged", "resolved")
+
+
+@pytest.mark.parametrize("outcome", [*Outcome, *Health, *FINDINGS, *ALERTS])
+def test_every_outcome_has_a_mark_and_its_word(outcome: str) -> None:
     """Colour alone says nothing to many."""
     assert f"</span> {outcome}</span>" in badge(outcome)
     assert str(outcome) in MARKS
