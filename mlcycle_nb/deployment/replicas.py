@@ -22,6 +22,8 @@ SILENT_CHECKS = 3
 STOP_GRACE_SECONDS = 35.0
 CRASHES_TOLERATED = 5
 STEADY_SECONDS = 10.0
+SUSPENDED_SECONDS = 5.0
+"""A process that somebody suspends before it has answered its golden batch is ended after this."""
 LAST_RETRY_SECONDS = 30.0
 REFUSED_EXIT = 3
 """Exit code of a replica whose package is refused: starting it again cannot help."""
@@ -90,7 +92,9 @@ class Replica:
         if memory.golden and now - memory.checked_at < CHECK_EVERY_SECONDS:
             return
         memory.checked_at = now
-        if not memory.golden:
+        if not memory.golden and now - memory.started_at > SUSPENDED_SECONDS and identity.suspended():
+            memory.silent = SILENT_CHECKS  # how long a package takes to start nobody knows, but this one never will
+        elif not memory.golden:
             self._try_golden()
         elif self._answers():
             memory.silent = 0

@@ -26,6 +26,13 @@ class ProcessIdentity:
         """Return whether this very process runs; a zombie does not."""
         return _started(self.pid) == self.started
 
+    def suspended(self) -> bool:
+        """Return whether somebody has stopped this very process (SIGSTOP): it lives and does nothing."""
+        try:
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED and self.alive()
+        except psutil.Error:
+            return False
+
 
 @cache
 def _boot() -> str:

@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from mlcycle_nb.errors import EngineError, StoreError
 from mlcycle_nb.files import private_folder
 from mlcycle_nb.settings import Settings
@@ -110,11 +108,7 @@ def _end_frozen(running: ProcessIdentity) -> bool:
 
     Its lease is over by then. Were it continued later, it would find another leader; only its lock has to go.
     """
-    try:
-        suspended = psutil.Process(running.pid).status() == psutil.STATUS_STOPPED
-    except psutil.Error:
-        return False
-    if not suspended:
+    if not running.suspended():
         _suspended_since.pop(running, None)
         return False
     if time.monotonic() - _suspended_since.setdefault(running, time.monotonic()) < FROZEN_SECONDS:

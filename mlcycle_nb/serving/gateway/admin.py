@@ -74,6 +74,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
+READY_SECONDS = 2.0
+"""Silence of one question. Five in a row come before a gateway that hangs is ended: ten seconds without answers."""
+
+
 class Admin:
     """Client of the admin interface behind one Unix socket."""
 
@@ -81,7 +85,7 @@ class Admin:
         self.path = path
         self.timeout_seconds = timeout_seconds
 
-    def request(self, target: str, method: str = "GET") -> bytes:
+    def request(self, target: str, method: str = "GET", *, timeout_seconds: float | None = None) -> bytes:
         """Return the body of an answer with status 200.
 
         Raises
@@ -89,7 +93,7 @@ class Admin:
         EngineError
             When Envoy cannot be reached, or refuses.
         """
-        connection = _UnixConnection(self.path, self.timeout_seconds)
+        connection = _UnixConnection(self.path, timeout_seconds or self.timeout_seconds)
         try:
             connection.request(method, target)
             response = connection.getresponse()
@@ -109,7 +113,7 @@ class Admin:
     def ready(self) -> bool:
         """Return whether Envoy has its configuration and listens."""
         try:
-            return self.request("/ready").strip() == b"LIVE"
+            return self.request("/ready", timeout_seconds=READY_SECONDS).strip() == b"LIVE"
         except EngineError:
             return False
 

@@ -92,8 +92,10 @@ def one_rollout(deployed: Deployed, trial: Trial) -> tuple[Rollout, Kill | None]
     victim, delay = chance.choice(VICTIMS), chance.uniform(0.0, SECONDS[strategy])
     early = chance.random() < 0.5  # counted from the order, when replicas start; else from when traffic moves
     victim = trial.victim or victim
-    early = early if trial.early is None else trial.early
-    delay = delay if early else delay / 3
+    if trial.early is None:
+        delay = delay if early else delay / 3
+    else:  # soon, so that even the fastest strategy still runs
+        early, delay = trial.early, chance.uniform(0.0, 1.0 if trial.early else 0.3)
     stable = deployed.status().stable
     handle = deployed.deploy(
         3 - stable, strategy=strategy, warm="1s", **LIMITS.get(strategy, {"deadline": "30s"}), **OPTIONS[strategy]
@@ -132,6 +134,7 @@ def check_end(deployed: Deployed, strategy: str, before: int, record: Rollout) -
     assert [(one.version, one.weight) for one in service.split] == [(stable, 10_000)]
 
     def settled() -> bool:
+        deployed.workspace.context.ensure_supervisor()  # somebody works on: without any client nobody would look
         seen = deployed.store.observed(Gateway, ENVIRONMENT)
         other = deployed.store.maybe(Revision, f"{ENVIRONMENT}/digits/{3 - stable}")
         replicas = sorted(deployed.workspace.context.processes.names("replica-"))

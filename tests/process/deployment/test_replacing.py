@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -105,6 +106,20 @@ def test_a_silent_replica_is_replaced(deployed: Deployed) -> None:
 
     until(lambda: not identity.alive(), 40)
     until(lambda: ready(deployed, 1) == 2, 20)
+
+
+def test_a_replica_that_is_suspended_while_it_starts_is_replaced(deployed: Deployed) -> None:
+    """It would never answer its golden batch; the rollout ends as planned, and not by its deadline."""
+    deployed.up(1)
+    handle = deployed.deploy(2, strategy="all-at-once")
+    find = partial(deployed.workspace.context.processes.get, f"replica-{ENVIRONMENT}.digits.2.0")
+    until(lambda: find() is not None)
+    identity = find()
+    assert identity is not None
+    os.kill(identity.pid, signal.SIGSTOP)
+
+    assert handle.wait(60).phase == "completed"
+    assert not identity.alive()
 
 
 def test_down_and_up_again(deployed: Deployed) -> None:
