@@ -107,11 +107,15 @@ class ProcessTable:
                 child.poll()
 
     def stop(self, name: str, grace_seconds: float = 5.0) -> None:
-        """End the process and all its descendants: SIGTERM first, SIGKILL after the grace; returns when gone."""
+        """End the process and all its descendants: SIGTERM first, SIGKILL after the grace; returns when gone.
+
+        One that is suspended is continued, so that it can end by itself.
+        """
         leader = self.get(name)
         for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
             for member in self._members(name, leader):
                 _signal(member, number)
+                _signal(member, signal.SIGCONT)
             if self._gone_within(name, leader, seconds):
                 self._file(name).unlink(missing_ok=True)
                 return
@@ -127,6 +131,7 @@ class ProcessTable:
         for name in stopped:  # all get the signal at once, so that their grace times run together
             for member in self._members(name, self.get(name)):
                 _signal(member, signal.SIGTERM)
+                _signal(member, signal.SIGCONT)
         for name in stopped:
             self.stop(name, grace_seconds)
         return stopped

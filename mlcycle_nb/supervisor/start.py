@@ -133,6 +133,7 @@ def stop_supervisor(home: Path, grace_seconds: float = 10.0) -> bool:
     for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
         try:
             os.kill(running.pid, number)
+            os.kill(running.pid, signal.SIGCONT)  # one that is suspended hears the first signal only then
         except ProcessLookupError:
             break
         deadline = time.monotonic() + seconds

@@ -304,13 +304,16 @@ class TestStopping:
 
         assert not child.alive()
 
-    def test_a_stopped_process_is_killed(self, table: ProcessTable, log: Path) -> None:
-        """One that was paused cannot react to SIGTERM."""
+    def test_a_suspended_process_ends_by_itself(self, table: ProcessTable, log: Path) -> None:
+        """It is continued, so that it hears that it shall end; it is not killed after a long grace."""
         identity = table.ensure("p", SLEEP, log=log)
         os.kill(identity.pid, signal.SIGSTOP)
-        table.stop("p", grace_seconds=0.1)
+        until(identity.suspended, "it was not suspended")
+        table.stop("p", grace_seconds=60)
 
         assert not identity.alive()
+        assert not identity.suspended()
+        assert table.exit_code("p") == -signal.SIGTERM
 
     def test_stopping_what_is_not_there(self, table: ProcessTable) -> None:
         """No error: it is as asked."""
