@@ -19,6 +19,8 @@ from mlcycle_nb.supervisor.identity import ProcessIdentity
 from mlcycle_nb.supervisor.processes import MARKER, ProcessTable
 
 SLEEP = ["sleep", "600"]
+OWN = os.urandom(8).hex()
+"""The workspace of these tests: another run of them on this machine at the same time has another one."""
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -28,7 +30,7 @@ def open_table(tmp_path: Path) -> Iterator[Callable[[], ProcessTable]]:
     tables = []
 
     def another() -> ProcessTable:
-        tables.append(ProcessTable(tmp_path / "processes", "0123456789abcdef"))
+        tables.append(ProcessTable(tmp_path / "processes", OWN))
         return tables[-1]
 
     yield another
@@ -93,7 +95,7 @@ class TestStarting:
         until(lambda: log.exists() and "end\n" in log.read_text(), "the process has written")
         seen = log.read_text().splitlines()
 
-        assert {"KEPT=yes", "ADDED=yes", f"{MARKER}=0123456789abcdef/p"} <= set(seen)
+        assert {"KEPT=yes", "ADDED=yes", f"{MARKER}={OWN}/p"} <= set(seen)
         assert "hunter2" not in log.read_text()
 
     @pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "a b", "-a", "x" * 152])
@@ -154,7 +156,7 @@ class Killed(ProcessTable):
         print(identity.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-Killed(Path({str(tmp_path / "processes")!r}), "0123456789abcdef").ensure("p", {SLEEP!r}, log=Path({str(log)!r}))
+Killed(Path({str(tmp_path / "processes")!r}), {OWN!r}).ensure("p", {SLEEP!r}, log=Path({str(log)!r}))
 """
         starter = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert starter.returncode == -signal.SIGKILL, starter.stderr
@@ -253,7 +255,7 @@ class TestStrangers:
         """A job that brings its own workspace down goes on to say so."""
         ours = open_table().ensure("job", SLEEP, log=log)
         with monkeypatch.context() as inside:
-            inside.setenv(MARKER, "0123456789abcdef/job")
+            inside.setenv(MARKER, f"{OWN}/job")
             assert open_table().stop_all() == []
 
         assert ours.alive()
