@@ -23,7 +23,7 @@ STOP_GRACE_SECONDS = 35.0
 CRASHES_TOLERATED = 5
 STEADY_SECONDS = 10.0
 SUSPENDED_SECONDS = 5.0
-"""A process that somebody suspends before it has answered its golden batch is ended after this."""
+"""A process that somebody has suspended is ended after this, whatever it was about to do."""
 LAST_RETRY_SECONDS = 30.0
 REFUSED_EXIT = 3
 """Exit code of a replica whose package is refused: starting it again cannot help."""
@@ -45,6 +45,7 @@ class ReplicaMemory:
     restarts: int = 0
     refused: str = ""
     unstarted: str = ""  # why there is no process
+    suspended_at: float | None = None  # since when the process is seen suspended
 
     @property
     def ready(self) -> bool:
@@ -86,14 +87,16 @@ class Replica:
                 self._note_end(now)
             memory.identity = identity
             memory.golden, memory.silent, memory.checked_at = False, 0, 0.0
-            memory.started_at = now
+            memory.started_at, memory.suspended_at = now, None
         if identity is None:
             return
         if memory.golden and now - memory.checked_at < CHECK_EVERY_SECONDS:
             return
         memory.checked_at = now
-        if not memory.golden and now - memory.started_at > SUSPENDED_SECONDS and identity.suspended():
-            memory.silent = SILENT_CHECKS  # how long a package takes to start nobody knows, but this one never will
+        memory.suspended_at = (memory.suspended_at or now) if identity.suspended() else None
+        if memory.suspended_at is not None:
+            # One that starts is not asked yet, and how long that takes nobody knows; but this one never will.
+            memory.silent = SILENT_CHECKS if now - memory.suspended_at >= SUSPENDED_SECONDS else 1
         elif not memory.golden:
             self._try_golden()
         elif self._answers():

@@ -66,9 +66,10 @@ def next_action(record: Revision, seen: RevisionObservation, now: datetime) -> A
     """Return what a revision needs next."""
     wanted = record.replicas if record.phase in ("starting", "ready") else 0
     for one in seen.replicas:
+        if one.alive and one.stuck:
+            # Also one that leaves: what hangs in it is sent to another replica at its end, and not before.
+            return Stop(one.index, gently=False)
         if one.index < wanted:
-            if one.alive and one.stuck:
-                return Stop(one.index, gently=False)
             if not one.alive and one.may_start:
                 return Start(one.index)
         elif one.alive and not one.routed and seen.gateway_drained:
