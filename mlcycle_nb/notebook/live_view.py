@@ -95,6 +95,7 @@ class LiveView:
         first, over = self._look()
         self.widget = _widget_class()(key=uuid.uuid4().hex, state={**first, "message": "", "number": 0})
         self.widget.on_msg(self._heard)
+        _hear_beside_a_busy_cell(self.widget)
         if first["charts"] or not over:
             self._keep_fresh(over)
 
@@ -213,6 +214,15 @@ class LiveView:
 
 
 _TROUBLE = "<i>cannot be refreshed: "
+
+
+def _hear_beside_a_busy_cell(widget: Any) -> None:
+    """Have what the page says heard by the subshell that the page names, so that buttons work while a cell runs.
+
+    Since 7.4 ipykernel hands it to the shell that last wrote to the page instead, which is the busy one.
+    """
+    if widget.comm is not None:
+        widget.comm._reply_subshell_for = None
 
 
 def view_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
