@@ -57,8 +57,10 @@ def weight_chart(rollout: Rollout, points: Sequence[Mapping[str, Any]], until: d
     )
 
 
-def series_chart(points: Sequence[Mapping[str, Any]], field: str, *, title: str, y_title: str) -> Any:
-    """Return one line a version of a field of the traffic measurements."""
+def series_chart(
+    points: Sequence[Mapping[str, Any]], field: str, *, title: str, y_title: str, at_least: float | None = None
+) -> Any:
+    """Return one line a version of a field of the traffic measurements; the axis reaches up to `at_least`."""
     import altair as alt
 
     rows = [
@@ -74,7 +76,11 @@ def series_chart(points: Sequence[Mapping[str, Any]], field: str, *, title: str,
         # Shape too: colour alone says nothing to some.
         strokeDash=alt.StrokeDash("version:N", title=None),
     )
-    return styled(chart, title=title)
+    if at_least is None:
+        return styled(chart, title=title)
+    # Nothing but zeros has no scale, and would be drawn across the middle.
+    unseen = alt.Chart(alt.Data(values=[{"least": at_least}])).mark_rule(opacity=0)
+    return styled(alt.layer(chart, unseen.encode(y=alt.Y("least:Q", title=y_title))), title=title)
 
 
 def error_points(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -97,6 +103,6 @@ def verdict_chart(rows: Sequence[Mapping[str, Any]], name: str, bound: float, *,
     ]
     base = alt.Chart(alt.Data(values=list(_thin(values)))).encode(x=time_axis())
     band = base.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", title="share of requests"), y2="high:Q")
-    line = base.mark_line().encode(y="estimate:Q")
+    line = base.mark_line(point=alt.OverlayMarkDef(size=12)).encode(y="estimate:Q")
     rule = alt.Chart(alt.Data(values=[{"bound": bound}])).mark_rule(strokeDash=[4, 4]).encode(y="bound:Q")
     return styled(alt.layer(band, line, rule), title=title)

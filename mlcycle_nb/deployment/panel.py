@@ -109,7 +109,9 @@ class RolloutPanel(Panel[RolloutState]):
         charts = [
             weight_chart(state.rollout, state.points, state.now),
             series_chart(state.points, "p95_ms", title="latency, 95 of 100 answers", y_title="ms"),
-            series_chart(error_points(state.points), "error_percent", title="errors", y_title="% of requests"),
+            series_chart(
+                error_points(state.points), "error_percent", title="errors", y_title="% of requests", at_least=1.0
+            ),
         ]
         if any(row["name"] == "disagreement" and row["estimate"] is not None for row in state.verdicts):
             bound = state.rollout.policy.max_disagreement
