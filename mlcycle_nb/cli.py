@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlcycle_nb import __version__
 from mlcycle_nb.deployment.export import command as export_command
 from mlcycle_nb.errors import InvalidInput, MLCycleError, NotFound, did_you_mean
-from mlcycle_nb.files import disk_trouble
+from mlcycle_nb.files import disk_trouble_told
 from mlcycle_nb.monitoring import command as monitoring_command
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.settings import load_settings
@@ -162,21 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ours, theirs = split_arguments(given) if scripted else (given, [])
         args = build_parser(script=scripted).parse_args(ours)
         args.script_arguments = theirs
-        if args.verb == "train" and not scripted and args.what == "join":
-            return _join(args)
-        if args.verb not in _MAKES_A_WORKSPACE:
-            _require_workspace(locate(args.home))
-        with Workspace.open(args.home) as workspace:
-            run: Callable[[Workspace, argparse.Namespace], int] = args.run
-            return run(workspace, args)
+        with disk_trouble_told():
+            if args.verb == "train" and not scripted and args.what == "join":
+                return _join(args)
+            if args.verb not in _MAKES_A_WORKSPACE:
+                _require_workspace(locate(args.home))
+            with Workspace.open(args.home) as workspace:
+                run: Callable[[Workspace, argparse.Namespace], int] = args.run
+                return run(workspace, args)
     except MLCycleError as refused:
         print(refused, file=sys.stderr)
-        return 2
-    except OSError as failure:
-        told = disk_trouble(failure)
-        if told is None:
-            raise
-        print(told, file=sys.stderr)
         return 2
 
 

@@ -6,26 +6,44 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlcycle_nb.errors import InvalidInput, StoreError
 
 SMALL_FILE_BYTES = 1_048_576
-_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
+_NO_ROOM = "make room on the workspace's disk (df -h tells which is full), then run it again"
+_WHAT_TO_DO = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: "let files be larger (ulimit -f), then run it again",
+    errno.EROFS: "have the disk mounted for writing, or set MLCYCLE_HOME to a folder on another one",
+    errno.EIO: "the disk or its connection is failing: dmesg says more; take a copy of the workspace first",
+}
 
 
-def disk_trouble(failure: OSError) -> StoreError | None:
-    """Return what to tell of a disk that is full, worn or read-only; None for another failure of the system.
+@contextmanager
+def disk_trouble_told() -> Iterator[None]:
+    """Turn what a full, worn or read-only disk raises into one line that says what to do.
 
     Only for the outermost place, where a person is told: what is between must see the number of the error.
+
+    Raises
+    ------
+    StoreError
+        For such a disk; another failure of the system is left as it is.
     """
-    if failure.errno not in _OF_THE_DISK:
-        return None
-    return StoreError(
-        f"a file could not be written: {failure.strerror}",
-        where=str(failure.filename or ""),
-        remedy="make room on the workspace's disk (df -h tells which is full), then run it again",
-    )
+    try:
+        yield
+    except OSError as failure:
+        if failure.errno not in _WHAT_TO_DO:
+            raise
+        raise StoreError(
+            f"a file could not be written or read: {failure.strerror}",
+            where=str(failure.filename or ""),
+            remedy=_WHAT_TO_DO[failure.errno],
+        ) from failure
 
 
 def private_folder(path: Path) -> Path:

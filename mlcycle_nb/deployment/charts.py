@@ -79,10 +79,8 @@ def series_chart(
     if at_least is None:
         return styled(chart, title=title)
     # Nothing but zeros has no scale, and would be drawn across the middle.
-    least = (
-        alt.Chart(alt.Data(values=[{"least": at_least}])).mark_rule(opacity=0).encode(y=alt.Y("least:Q", title=y_title))
-    )
-    return styled(alt.layer(chart, least), title=title)
+    unseen = alt.Chart(alt.Data(values=[{"least": at_least}])).mark_rule(opacity=0)
+    return styled(alt.layer(chart, unseen.encode(y=alt.Y("least:Q", title=y_title))), title=title)
 
 
 def error_points(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ class Replica:
         try:
             self.memory.identity = self.context.processes.ensure(self.name, argv, cwd=self.context.home, log=self.log)
         except EngineError as failure:  # an environment that somebody deleted; the other replicas are looked at still
-            self._note_crash(str(failure.problem))
+            self._note_crash(failure.problem)
             return
         self.memory.unstarted = ""
         self.memory.golden, self.memory.silent, self.memory.checked_at = False, 0, 0.0

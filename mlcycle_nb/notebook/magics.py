@@ -10,7 +10,7 @@ from typing import Any
 from IPython.core.magic import Magics, no_var_expand
 
 from mlcycle_nb.errors import MLCycleError
-from mlcycle_nb.files import disk_trouble
+from mlcycle_nb.files import disk_trouble_told
 from mlcycle_nb.notebook.arguments import HelpShown, check_length
 from mlcycle_nb.notebook.handle import Handle
 from mlcycle_nb.notebook.live import is_live
@@ -100,18 +100,14 @@ def _guarded(function: Callable[..., Any], name: str, stage: StageMagics) -> Cal
             if "$" in line or "{" in line:
                 # IPython would do this before us, in a time that grows with the square of the line's length.
                 line = stage.shell.var_expand(line, depth=_CALLING_CELL)
-            return function(line, *cell)
+            with disk_trouble_told():
+                return function(line, *cell)
         except HelpShown as shown:
             print(shown)
             return None
         except MLCycleError as refused:
             _note_rejection(stage, name, refused)
             raise
-        except OSError as failure:
-            told = disk_trouble(failure)
-            if told is None:
-                raise
-            raise told from failure
 
     return run
 

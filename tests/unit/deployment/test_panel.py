@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import vl_convert
 
-from mlcycle_nb.deployment.charts import POINTS_SHOWN, series_chart, share_rows, weight_rows
+from mlcycle_nb.deployment.charts import POINTS_SHOWN, series_chart, share_rows, verdict_chart, weight_rows
 from mlcycle_nb.deployment.judgement import Judgement, MetricVerdict
 from mlcycle_nb.deployment.panel import RolloutPanel
 from mlcycle_nb.deployment.records import Rollout
@@ -179,6 +179,13 @@ class TestCharts:
         values = spec["data"]["values"]
         assert len(values) <= POINTS_SHOWN
         assert values[-1]["value"] == 4999.0
+
+    def test_a_verdict_of_one_look_is_drawn(self, world):
+        """A line needs two points; a rollout that goes back at once has one."""
+        rows = [{"time": world.context.clock.now(), "name": "disagreement", "estimate": 1.0, "low": 0.6, "high": 1.0}]
+        svg = vl_convert.vegalite_to_svg(json.dumps(verdict_chart(rows, "disagreement", 0.2, title="").to_dict()))
+
+        assert len(re.findall(r'aria-roledescription="point"', svg)) == 1
 
     def test_nothing_but_zeros_lies_at_the_bottom(self, world):
         """Vega gives a column of zeros no scale, and draws it across the middle."""

@@ -191,7 +191,9 @@ def test_a_disk_with_no_room_is_one_line(home: str, tmp_path: Path, capsys: Capt
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     said = capsys.readouterr().err
-    assert said.startswith("MLC-800: a file could not be written: File too large - make room")
+    assert said.startswith(
+        "MLC-800: a file could not be written or read: File too large - let files be larger (ulimit -f)"
+    )
     assert said.count("\n") == 1
     assert list((Path(home) / "training" / "jobs").iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlcycle_nb.clock import OffsetClock, SystemClock
-from mlcycle_nb.errors import InvalidInput
-from mlcycle_nb.files import private_folder, read_small_file, sha256_file, write_atomically
+from mlcycle_nb.errors import InvalidInput, StoreError, WaitTimeout
+from mlcycle_nb.files import disk_trouble_told, private_folder, read_small_file, sha256_file, write_atomically
 from mlcycle_nb.outcomes import Outcome, overall
 from mlcycle_nb.testing import FakeClock
 
@@ -141,3 +142,32 @@ class TestOutcomes:
 
         assert overall(pair) is overall(reversed(pair)) is overall(pair * 3) is worst
         assert (overall(pair) is Outcome.PASSED) == (set(pair) == {Outcome.PASSED})
+
+
+class TestDiskTrouble:
+    """What a person is told of a disk; everything else stays what it is."""
+
+    def test_a_full_disk(self) -> None:
+        """As the kernel says it, with what to do."""
+        told = pytest.raises(StoreError, match=r"No space left on device - make room .*df -h")
+        with told, disk_trouble_told(), open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
+
+    @pytest.mark.parametrize(
+        ("number", "remedy"),
+        [(errno.EDQUOT, "make room"), (errno.EROFS, "mounted for writing"), (errno.EIO, "disk or its connection")],
+    )
+    def test_what_helps_depends_on_what_is_wrong(self, number: int, remedy: str) -> None:
+        """Room does not help a disk that may not be written."""
+        with pytest.raises(StoreError, match=remedy) as caught, disk_trouble_told():
+            raise OSError(number, os.strerror(number), "/somewhere")
+
+        assert "/somewhere" in str(caught.value)
+
+    @pytest.mark.parametrize("failure", [PermissionError(errno.EACCES, "no"), WaitTimeout("too long"), KeyError("x")])
+    def test_other_failures_are_left(self, failure: Exception) -> None:
+        """A wait that ended is a failure of the system by its class, and none of the disk's."""
+        with pytest.raises(type(failure)) as caught, disk_trouble_told():
+            raise failure
+
+        assert caught.value is failure
