@@ -160,6 +160,19 @@ def begin(
     )
 
 
+def compared_anew(state: AnalysisState, record: Rollout, until: datetime, *, classes: int) -> AnalysisState:
+    """Return the state after the clock was set back to `until`: what is read by time of day is compared anew.
+
+    Answers to come get times at which answers were counted already, and cannot be told from them. With fresh tests
+    none counts twice, and none is left out until the clock has caught up.
+    """
+    fresh = begin(record, state.position, until, classes=classes)
+    latency = fresh.latency if record.strategy is DeploymentStrategy.SHADOW else state.latency
+    return replace(
+        state, paired_until=until, disagreement=fresh.disagreement, shift=fresh.shift, latency=latency, worst=()
+    )
+
+
 def add_requests(state: AnalysisState, record: Rollout, rows: Sequence[AccessRow], position: str) -> AnalysisState:
     """Return the state after more rows of the access log."""
     split = [row for row in rows if charged(row) and row.model == record.model and row.route == "default"]
@@ -248,7 +261,7 @@ def add_labels(
 def disagreements(predictions: pa.Table, *, stable: int, canary: int) -> tuple[int, int]:
     """Return how many rows both versions answered, and on how many of these they differ.
 
-    A request that was served and copied to the same version counts once.
+    A request that was served and copied to the same version counts once, as served: as `disagreements.pair` has it.
     """
     import numpy as np
 
@@ -257,7 +270,10 @@ def disagreements(predictions: pa.Table, *, stable: int, canary: int) -> tuple[i
     keys = list(zip(predictions["prediction_id"].to_pylist(), predictions["row"].to_pylist(), strict=True))
     answers = predictions[column].to_pylist()
     sides: dict[int, dict[tuple[str, int], Any]] = {stable: {}, canary: {}}
-    for position in np.flatnonzero(np.isin(versions, [stable, canary])):
+    positions = np.flatnonzero(np.isin(versions, [stable, canary]))
+    if "mirrored" in predictions.column_names:
+        positions = positions[np.argsort(predictions["mirrored"].to_numpy()[positions], kind="stable")]
+    for position in positions:
         sides[int(versions[position])].setdefault(keys[position], answers[position])
     both = sides[stable].keys() & sides[canary].keys()
     return len(both), sum(differ(sides[stable][key], sides[canary][key]) for key in both)

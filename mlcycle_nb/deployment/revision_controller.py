@@ -9,6 +9,7 @@ from mlcycle_nb.context import Context
 from mlcycle_nb.deployment.records import Gateway, Revision, Rollout, Service, service_id
 from mlcycle_nb.deployment.replicas import CRASHES_TOLERATED, SILENT_CHECKS, Replica, ReplicaMemory
 from mlcycle_nb.deployment.resources import Resources
+from mlcycle_nb.deployment.rollout import CLOCK_SLACK
 from mlcycle_nb.deployment.traffic import read_callers
 from mlcycle_nb.store import Record
 from mlcycle_nb.supervisor.crash import crash_point
@@ -76,8 +77,11 @@ def next_action(record: Revision, seen: RevisionObservation, now: datetime) -> A
             return Stop(one.index)
     if record.phase == "starting" and sum(one.ready for one in seen.replicas[:wanted]) == wanted:
         return Move("ready")
-    if record.phase == "ready" and record.drain_at is not None and now >= record.drain_at:
-        return _leave(record, seen, now)
+    if record.phase == "ready" and record.drain_at is not None:
+        if now >= record.drain_at:
+            return _leave(record, seen, now)
+        if record.drain_at - now > _warm(record) + CLOCK_SLACK:
+            return Move("ready", now + _warm(record))  # the clock was set back since
     if record.phase == "draining" and not any(one.alive for one in seen.replicas):
         return Move("stopped")
     return None
@@ -86,10 +90,15 @@ def next_action(record: Revision, seen: RevisionObservation, now: datetime) -> A
 def _leave(record: Revision, seen: RevisionObservation, now: datetime) -> Move:
     if seen.in_use:
         return Move("ready")
-    warm = timedelta(seconds=max(record.warm_seconds, 1.0))
-    if seen.last_pinned is not None and now - seen.last_pinned < warm:
+    warm = _warm(record)
+    # Nobody called in times to come: that was before the clock was set back.
+    if seen.last_pinned is not None and now - warm < seen.last_pinned <= now + CLOCK_SLACK:
         return Move("ready", seen.last_pinned + warm)
     return Move("draining")
+
+
+def _warm(record: Revision) -> timedelta:
+    return timedelta(seconds=max(record.warm_seconds, 1.0))
 
 
 @dataclass(slots=True)

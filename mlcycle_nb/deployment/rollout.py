@@ -22,6 +22,8 @@ from mlcycle_nb.outcomes import Outcome
 
 BACK_PATIENCE_SECONDS = 30.0
 """How long a way back waits for all replicas of stable; then one has to do."""
+CLOCK_SLACK = timedelta(seconds=5)
+"""A time that lies further ahead than this was taken before somebody set the clock back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,11 @@ class Conclude:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewind:
+    """The clock was set back: the time of phase and step begins anew, or it would wait for the difference."""
+
+
+@dataclass(frozen=True, slots=True)
 class Complete:
     """The target becomes stable."""
 
@@ -117,7 +124,7 @@ class SetAlias:
     """The registry's alias of what serves production follows."""
 
 
-Action = Take | Size | Route | Settle | Abort | Conclude | Complete | Finish | SetAlias
+Action = Take | Size | Route | Settle | Abort | Conclude | Rewind | Complete | Finish | SetAlias
 
 
 def next_action(record: Rollout, seen: RolloutObservation, now: datetime) -> Action | None:
@@ -127,6 +134,8 @@ def next_action(record: Rollout, seen: RolloutObservation, now: datetime) -> Act
     """
     if record.phase == "queued":
         return Take() if seen.predecessor_ended else None
+    if not record.ended and max(record.phase_since, record.in_force_since or record.phase_since) > now + CLOCK_SLACK:
+        return Rewind()
     if record.phase == "preparing":
         return _prepare(record, seen, now)
     if record.phase in ("progressing", "paused"):

@@ -22,11 +22,13 @@ from mlcycle_nb.deployment.records import (
 )
 from mlcycle_nb.deployment.revisions import IDLE, let_go, size_revision
 from mlcycle_nb.deployment.rollout import (
+    CLOCK_SLACK,
     Abort,
     Action,
     Complete,
     Conclude,
     Finish,
+    Rewind,
     RolloutObservation,
     Route,
     Seen,
@@ -61,6 +63,7 @@ _STEP_EVENTS = {
     Settle: "rollout.in_force",
     Abort: "rollout.aborting",
     Conclude: "rollout.concluding",
+    Rewind: "rollout.clock_set_back",
 }
 
 
@@ -159,6 +162,8 @@ class RolloutController:
         if paired and now - memory.paired_at >= PAIR_SECONDS:
             memory.paired_at = now
             until = datetime.now(UTC) - analysis.PAIR_LAG
+            if state.paired_until is not None and until < state.paired_until - CLOCK_SLACK:
+                state = analysis.compared_anew(state, record, until, classes=len(self._class_names(record)))
             if state.paired_until is None or until > state.paired_until:
                 if record.strategy is DeploymentStrategy.SHADOW:
                     table = self._predictions(record, *comparison.window(state, until))
@@ -191,7 +196,8 @@ class RolloutController:
         if state.accuracy is None or not new:
             return state
         labels = store.all(after=state.labels_until, until=new[-1])
-        table = self._predictions(record, record.created_at.astimezone(UTC) - self._ahead(), until)
+        began = min(record.created_at, record.phase_since)  # the earlier one, if the clock was set back in between
+        table = self._predictions(record, began.astimezone(UTC) - self._ahead(), until)
         assert labels is not None
         return analysis.add_labels(state, record, table, labels, self._class_names(record), new[-1])
 
@@ -266,7 +272,9 @@ class RolloutController:
                 self._step(transaction, action, record)
         crash_point(f"rollout.after_{type(action).__name__.lower()}")
 
-    def _step(self, transaction: Transaction, action: Take | Settle | Abort | Conclude, record: Rollout) -> None:
+    def _step(
+        self, transaction: Transaction, action: Take | Settle | Abort | Conclude | Rewind, record: Rollout
+    ) -> None:
         now = self._context.clock.now()
         if isinstance(action, Take):
             service = transaction.get(Service, record.service_id)
@@ -275,6 +283,9 @@ class RolloutController:
             moved = record.moved(now, "preparing", "begins", **changes)
         elif isinstance(action, Settle):
             moved = replace(record.told(now, "the weights are in force"), in_force_since=now)
+        elif isinstance(action, Rewind):
+            told = record.told(now, "the clock was set back; the time of this step begins anew")
+            moved = replace(told, phase_since=now, in_force_since=None if record.in_force_since is None else now)
         elif isinstance(action, Conclude):
             moved = concluded(record, now, action.verdict, action.reason)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -148,6 +149,10 @@ class TestDisagreement:
         )  # fmt: skip
         assert analysis.disagreements(table, stable=1, canary=2) == (2, 1)
 
+    def test_what_was_served_counts_and_not_its_copy(self):
+        table = predictions([("a", 1, 9, True), ("a", 1, 3, False), ("a", 2, 3, True)])
+        assert analysis.disagreements(table, stable=1, canary=2) == (1, 0)
+
     def test_values_agree_within_a_share(self):
         table = predictions([]).drop_columns(["label"])
         table = pa.table(
@@ -237,3 +242,26 @@ def test_small_shares_need_less_proof():
     assert not few.allows(500)
     failed = MetricVerdict(name="m", outcome=Outcome.FAILED, reason="", enough=True, worst=0.1)
     assert not failed.allows(500)
+
+
+class TestTheClockIsSetBack:
+    """What is read by its time begins anew; what is read by its place goes on."""
+
+    @pytest.mark.parametrize("strategy", [DeploymentStrategy.CANARY, DeploymentStrategy.SHADOW])
+    def test_compared_anew(self, strategy):
+        record = rollout(strategy, mirror=5000)
+        state = begin(record, "1:0", NOW + timedelta(hours=1), classes=10)
+        state = replace(
+            state,
+            position="3:17",
+            errors=state.errors.updated(canary_requests=9, canary_errors=0, baseline_requests=9, baseline_errors=0),
+            disagreement=state.disagreement.updated(requests=50, events=3),
+            latency=state.latency.updated(canary_ms=[1.0] * 9, baseline_ms=[1.0] * 9),
+        )
+
+        anew = analysis.compared_anew(state, record, NOW, classes=10)
+
+        assert (anew.paired_until, anew.position, anew.errors) == (NOW, "3:17", state.errors)
+        assert anew.disagreement.evidence().requests == 0
+        by_time = strategy is DeploymentStrategy.SHADOW  # a canary's times are in the gateway's log
+        assert anew.latency.evidence().requests == (0 if by_time else 9)

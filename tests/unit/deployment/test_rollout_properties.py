@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +38,7 @@ steps = st.one_of(
     st.builds(Step, st.sampled_from(["promote", "abort", "pause", "resume", "rollback"])),
     st.builds(Step, st.sampled_from(["good", "bad", "undecided", "silent"])),
     st.builds(Step, st.sampled_from(["break", "mend"]), st.integers(1, 4)),
-    st.builds(Step, st.sampled_from(["rollouts", "replicas", "gateway", "turn", "later", "new leader"])),
+    st.builds(Step, st.sampled_from(["rollouts", "replicas", "gateway", "turn", "later", "new leader", "set back"])),
 )
 
 
@@ -92,6 +93,8 @@ def act(world: World, step: Step) -> None:
         world.broken = world.broken - {step.version}
     elif step.verb == "new leader":
         world.__post_init__()
+    elif step.verb == "set back":
+        world.context.clock.set_back(timedelta(hours=1))
     elif step.verb == "later":
         world.turn(seconds=30)
     else:

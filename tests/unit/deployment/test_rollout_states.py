@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mlcycle_nb.deployment.records import WHOLE, Revision, Rollout, Weight, share
+from mlcycle_nb.deployment.revision_controller import RevisionObservation, next_action
 from mlcycle_nb.errors import Conflict, InvalidInput, NotFound, Refused
 from mlcycle_nb.outcomes import Outcome
 from mlcycle_nb.store.audit import events
@@ -388,3 +389,62 @@ def test_the_old_version_stops_after_its_warm_time(served):
 
     assert served.alive["production/digits/1"] == set()
     assert share(served.service().split, 2) == WHOLE
+
+
+class TestTheClockIsSetBack:
+    """Nothing waits until the clock has caught up."""
+
+    def test_a_step_lasts_as_long_as_it_was_told(self, world):
+        world.deploy(1)
+        world.settle(20)
+        rollout = world.deploy(2, strategy="canary", steps="10,100", interval="30s")
+        world.settle(10)
+        assert phase(world, rollout) == "progressing"
+
+        world.context.clock.set_back(timedelta(hours=1))
+        world.settle(25)
+        assert phase(world, rollout) == "progressing", "what was left of its time is not known: it begins anew"
+        world.settle(20)
+
+        assert phase(world, rollout) == "completed"
+        told = [event.text for event in world.context.store.get(Rollout, rollout.id).history]
+        assert told.count("the clock was set back; the time of this step begins anew") == 1
+
+    def test_a_few_seconds_are_not_worth_it(self, world):
+        """Machines correct their clocks all the time."""
+        world.deploy(1)
+        world.settle(20)
+        rollout = world.deploy(2, strategy="canary", steps="10,100", interval="30s")
+        world.settle(10)
+
+        world.context.clock.set_back(timedelta(seconds=4))
+        world.settle(4)
+
+        told = [event.text for event in world.context.store.get(Rollout, rollout.id).history]
+        assert not any("clock" in text for text in told)
+
+    def test_replicas_that_are_kept_warm_end(self, world):
+        world.deploy(1)
+        world.settle(20)
+        world.deploy(2, warm="20s")
+        world.settle(20)
+        before = world.context.store.get(Revision, "production/digits/1")
+        assert before.drain_at is not None
+
+        world.context.clock.set_back(timedelta(hours=1))
+        world.settle(40)
+
+        assert world.context.store.get(Revision, "production/digits/1").phase == "stopped"
+
+    def test_calls_in_times_to_come_keep_nothing_warm(self):
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        ready = Revision(
+            id="production/digits/1", phase="ready", created_at=now, environment="production", model="digits",
+            model_version=1, digest="d", replicas=1, drain_at=now, warm_seconds=60.0,
+        )  # fmt: skip
+
+        def phase_after(last_pinned):
+            return next_action(ready, RevisionObservation(last_pinned=last_pinned), now).phase
+
+        assert phase_after(now + timedelta(hours=1)) == "draining"
+        assert phase_after(now - timedelta(seconds=10)) == "ready"
