@@ -37,6 +37,8 @@ class Server:
         Rows, shape (n, features) -> the request's JSON.
     processes : list of psutil.Process
         Whose memory counts, with their children; not the gateway's.
+    helpers : list of psutil.Process
+        What else runs for this server.
     start_seconds : float
         From the start of its process to its first answer.
     """
@@ -46,6 +48,7 @@ class Server:
     body: Callable[[Any], bytes]
     headers: dict[str, str] = field(default_factory=dict)
     processes: list[psutil.Process] = field(default_factory=list)
+    helpers: list[psutil.Process] = field(default_factory=list)
     start_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -66,8 +69,21 @@ class Server:
 
     def memory_mb(self) -> float:
         """Resident memory of its processes and their children."""
-        tree = {process for one in self.processes for process in (one, *one.children(recursive=True))}
-        return sum(process.memory_info().rss for process in tree) / 1e6
+        return sum(process.memory_info().rss for process in _trees(self.processes)) / 1e6
+
+    def suspend(self) -> None:
+        """Have it use no processor until `resume`: LitServe with batches keeps a whole one busy when nobody asks it."""
+        for process in _trees([*self.helpers, *self.processes]):
+            process.suspend()
+
+    def resume(self) -> None:
+        """Go on; helpers last, so that a supervisor finds what it watches awake."""
+        for process in [*_trees(self.processes), *_trees(self.helpers)]:
+            process.resume()
+
+
+def _trees(roots: list[psutil.Process]) -> list[psutil.Process]:
+    return list(dict.fromkeys(process for one in roots for process in (one, *one.children(recursive=True))))
 
 
 def v2(name: str) -> Callable[[Any], bytes]:
@@ -144,7 +160,8 @@ def bare(folder: Path, onnx: Path, rows: Any) -> Iterator[list[Server]]:
         headers = {"authorization": f"Bearer {KEY}"}
         through = Server("bare function, gateway", f"{gateway.url}/v2/models/bare/infer", v2("input"), headers)
         through.processes.append(psutil.Process(behind.pid))
-        _wait(through, rows)
+        through.helpers += _running(context, "gateway")
+        wait(through, rows)
         yield [direct, through]
 
 
@@ -152,6 +169,7 @@ def bare(folder: Path, onnx: Path, rows: Any) -> Iterator[list[Server]]:
 def ours(folder: Path, model: Any, rows: Any) -> Iterator[tuple[list[Server], Path]]:
     """One replica as `%deploy` starts it, through its gateway; also gives the packaged ONNX file."""
     from mlcycle_nb.packages import PackageStore, build_package
+    from mlcycle_nb.supervisor.start import find_supervisor
     from mlcycle_nb.workspace import Workspace
 
     workspace = Workspace.open(folder / "home")
@@ -169,9 +187,12 @@ def ours(folder: Path, model: Any, rows: Any) -> Iterator[tuple[list[Server], Pa
             v2(name),
             {"authorization": f"Bearer {client.key}"},
         )
-        _wait(server, rows)
-        known = [workspace.context.processes.get(name) for name in workspace.context.processes.names("replica")]
-        server.processes += [psutil.Process(found.pid) for found in known if found]
+        wait(server, rows)
+        server.processes += _running(workspace.context, "replica")
+        supervisor = find_supervisor(workspace.context.home)
+        assert supervisor is not None
+        helpers = [*_running(workspace.context, ""), psutil.Process(supervisor.pid)]
+        server.helpers += [one for one in helpers if one not in server.processes]
         [onnx] = package.path.glob("*.onnx")
         server.start_seconds = cold_start(folder, workspace, package)
         yield [server], onnx
@@ -259,12 +280,18 @@ def litserve(folder: Path, model: Any, rows: Any, *, batch: int) -> Iterator[Ser
         yield running
 
 
+def _running(context: Any, prefix: str) -> list[psutil.Process]:
+    known = [context.processes.get(name) for name in context.processes.names(prefix)]
+    return [psutil.Process(found.pid) for found in known if found]
+
+
 def has_litserve() -> bool:
     """Whether LitServe is installed beside this package."""
     return importlib.util.find_spec("litserve") is not None
 
 
-def _wait(server: Server, rows: Any) -> None:
+def wait(server: Server, rows: Any) -> None:
+    """Return once it answers."""
     deadline = time.monotonic() + _START_SECONDS
     while not server.answers(rows[:1]):
         if time.monotonic() > deadline:

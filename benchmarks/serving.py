@@ -3,8 +3,8 @@
     python -m benchmarks serving
 
 Ours is asked through the gateway, with a key, the signature enforced and the prediction log on, as `%deploy` starts it.
-All servers run at once and are measured in turn, round by round; each figure is the median over the rounds. The load
-comes from wrk, on the same machine.
+All servers are started once and measured in turn, round by round, while the others are suspended; each figure is the
+median over the rounds. The load comes from wrk, on the same machine.
 """
 
 from __future__ import annotations
@@ -49,14 +49,18 @@ def measure(name: str, folder: Path) -> None:
             servers.append(stack.enter_context(_servers.mlflow(folder, model, rows, columns=True)))
         if _servers.has_litserve():
             servers += [stack.enter_context(_servers.litserve(folder, model, rows, batch=batch)) for batch in (1, 64)]
+        for server in servers:
+            server.suspend()
+            stack.callback(server.resume)
         for case in CASES:
             clients, size = case
             for round_ in range(ROUNDS + 1):  # the first one warms up
                 for server in servers:
-                    body = server.body(rows[:size])
-                    figures = _wrk.load(
-                        folder, server.url, body, server.headers, clients=clients, seconds=SECONDS if round_ else 1.0
-                    )
+                    body, seconds = server.body(rows[:size]), SECONDS if round_ else 1.0
+                    server.resume()
+                    _servers.wait(server, rows)
+                    figures = _wrk.load(folder, server.url, body, server.headers, clients=clients, seconds=seconds)
+                    server.suspend()
                     if round_:
                         found[case][server.name].append(figures)
             tell(name, case, found[case])
