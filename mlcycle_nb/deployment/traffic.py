@@ -48,22 +48,33 @@ def add_callers(
         What the workspace's clock is ahead of the machine's, which stamps the log.
     """
     new = {key: dict(value) for key, value in table.items()}
+    groups: dict[tuple[str, int, str, bool], list[AccessRow]] = {}
     for row in rows:
+        pinned = row.route == "pinned"
         # A caller of a version's own address is its caller, whichever version answers during a retirement.
-        version = row.requested_version if row.route == "pinned" and row.requested_version else row.version
+        version = row.requested_version if pinned and row.requested_version else row.version
         if row.model is None or version is None or row.consumer is None or row.method != "POST":
             continue
-        moment = (row.time + shift).isoformat()
-        one = new.setdefault(
-            f"{row.model}/{version}/{row.consumer}",
-            {"requests": 0, "errors": 0, "pinned": 0, "first_seen": moment, "last_seen": moment, "last_pinned": None},
-        )
-        one["requests"] += 1
-        one["errors"] += int(failed(row))
-        one["last_seen"] = max(one["last_seen"], moment)
-        if row.route == "pinned":
-            one["pinned"] += 1
-            one["last_pinned"] = moment
+        groups.setdefault((row.model, version, row.consumer, pinned), []).append(row)
+    for (model, version, consumer, pinned), group in groups.items():
+        times = [row.time for row in group]
+        first, last = min(times) + shift, max(times) + shift
+        seen = {
+            "requests": 0,
+            "errors": 0,
+            "pinned": 0,
+            "first_seen": first.isoformat(),
+            "last_seen": "",
+            "last_pinned": None,
+        }
+        one = new.setdefault(f"{model}/{version}/{consumer}", seen)
+        one["requests"] += len(group)
+        one["first_seen"] = min(one["first_seen"], first.isoformat())
+        one["errors"] += sum(map(failed, group))
+        one["last_seen"] = max(one["last_seen"], last.isoformat())
+        if pinned:
+            one["pinned"] += len(group)
+            one["last_pinned"] = last.isoformat()
     if len(new) > CALLERS_KEPT:
         kept = sorted(new, key=lambda key: new[key]["last_seen"], reverse=True)[:CALLERS_KEPT]
         new = {key: new[key] for key in sorted(kept)}
