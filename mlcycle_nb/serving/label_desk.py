@@ -23,6 +23,7 @@ LISTED = 100
 """Items that an answer names of each kind; all are counted."""
 _MODELS_KEPT = 8
 _FILES_KEPT = 64
+_MAPPED = 4 * _FILES_KEPT
 Key = tuple[str, int]
 
 
@@ -150,11 +151,16 @@ def _receipt(request: Sequence[Label], known: dict[Key, str], new: dict[Key, Lab
 
 
 class _Known:
-    """The stored labels of one model, read as they come; a file that was read once says nothing new later."""
+    """The stored labels of one model, read as they come; a file that was read once says nothing new later.
+
+    Files are mapped. Many small ones would be as many mappings: once they are folded on the disk the fewer ones take
+    their place, and until then they are copied into one.
+    """
 
     def __init__(self) -> None:
         self._tables: list[pa.Table] = []
         self._last = ""
+        self._files = 0  # tables that were left when there were too many last time
 
     def labels_of(self, store: LabelStore, keys: set[Key]) -> dict[Key, str]:
         """Return the labels that some rows of predictions have, the later one where there are two."""
@@ -162,10 +168,15 @@ class _Known:
         import pyarrow.compute as pc
 
         for name in store.names(after=self._last):
-            self._tables.append(store.read(name).select(["prediction_id", "row", "truth"]))
+            self._tables.append(_of(store, name))
             self._last = name
-        if len(self._tables) > _FILES_KEPT:
-            self._tables = [pa.concat_tables(self._tables).combine_chunks()]
+        if len(self._tables) > self._files + _FILES_KEPT:
+            names = store.names()
+            few = len(names) <= _MAPPED
+            self._tables = (
+                [_of(store, name) for name in names] if few else [pa.concat_tables(self._tables).combine_chunks()]
+            )
+            self._files = len(self._tables)
         wanted = pa.array(sorted({key for key, _ in keys}), pa.string())
         found: dict[Key, str] = {}
         for table in self._tables:
@@ -173,3 +184,7 @@ class _Known:
             columns = (hit[name].to_pylist() for name in ("prediction_id", "row", "truth"))
             found.update({(key, row): truth for key, row, truth in zip(*columns, strict=True)})
         return found
+
+
+def _of(store: LabelStore, name: str) -> pa.Table:
+    return store.read(name).select(["prediction_id", "row", "truth"])

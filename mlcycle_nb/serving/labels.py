@@ -283,10 +283,13 @@ class LabelStore:
         return len(names) - 1
 
     def read(self, name: str) -> pa.Table:
-        """Return the labels of one file: ``prediction_id, row, truth, received_at``."""
+        """Return the labels of one file: ``prediction_id, row, truth, received_at``.
+
+        The file is mapped, not copied: a table costs memory while somebody looks at it, and outlives its file.
+        """
         import pyarrow as pa
 
-        with pa.OSFile(str(self._folder / name), "rb") as source, pa.ipc.open_file(source) as reader:
+        with pa.memory_map(str(self._folder / name)) as source, pa.ipc.open_file(source) as reader:
             return reader.read_all()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mlcycle_nb.clock import SystemClock
-from mlcycle_nb.serving import label_desk
+from mlcycle_nb.serving import label_desk, labels
 from mlcycle_nb.serving.feedback import ITEMS, read_feedback
 from mlcycle_nb.serving.intake import IntakeApp
 from mlcycle_nb.serving.label_desk import LabelDesk
@@ -125,10 +126,10 @@ def stored(home: Path) -> dict[tuple[str, int], str]:
 
 class TestDesk:
     def test_sent_twice_is_recorded_once(self, desk: LabelDesk, tmp_path: Path, logged: list[str]) -> None:
-        labels = [Label(key, 0, "1") for key in logged]
-        [first] = desk.take("credit", [labels])
-        [again] = desk.take("credit", [labels])
-        [elsewhere] = LabelDesk(tmp_path, "production", SystemClock()).take("credit", [labels])
+        sent = [Label(key, 0, "1") for key in logged]
+        [first] = desk.take("credit", [sent])
+        [again] = desk.take("credit", [sent])
+        [elsewhere] = LabelDesk(tmp_path, "production", SystemClock()).take("credit", [sent])
 
         assert (first.recorded, first.repeated, first.unknown, first.status) == (25, 0, [], 200)
         assert (again.recorded, again.repeated, elsewhere.repeated) == (0, 25, 25)
@@ -171,13 +172,32 @@ class TestDesk:
 
         assert found.repeated == 1
 
-    def test_many_files_are_read_as_one(self, desk: LabelDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("mapped", [0, 1, 100])
+    def test_many_files_are_read_as_one(
+        self, desk: LabelDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: int
+    ) -> None:
+        """Copied, or mapped anew after they were folded, or mapped one by one."""
         monkeypatch.setattr(label_desk, "_FILES_KEPT", 3)
+        monkeypatch.setattr(label_desk, "_MAPPED", mapped)
+        monkeypatch.setattr(labels, "FOLD_FILES", 2)
+        store = LabelStore(tmp_path / "labels", "production", "credit")
         for number in range(10):
             desk.take("credit", [[Label(f"p{number}", 0, "1")]])
+            if mapped == 1:
+                store.fold(store.names()[-1])
         [found] = desk.take("credit", [[Label(f"p{number}", 0, "1") for number in range(10)]])
 
         assert found.repeated == 10
+
+    def test_stored_labels_are_not_kept_in_memory(self, desk: LabelDesk, tmp_path: Path) -> None:
+        """They are mapped: fifty bytes a label would be half a gigabyte for ten million."""
+        store = LabelStore(tmp_path / "labels", "production", "credit")
+        store.add([Label(f"prediction-{number}", 0, "1") for number in range(100_000)], NOW)
+        before = pa.total_allocated_bytes()
+        [found] = desk.take("credit", [[Label("prediction-77", 0, "0")]])
+
+        assert found.refused == 1
+        assert pa.total_allocated_bytes() - before < 100_000
 
     def test_the_time_that_was_told_is_the_label_s(self, desk: LabelDesk, tmp_path: Path) -> None:
         desk.take("credit", [[Label("a", 0, "1", NOW), Label("b", 0, "1")]])
