@@ -36,13 +36,14 @@ def set_back(deployed: Deployed, rollout: str) -> None:
 
 
 def judged(deployed: Deployed, rollout: str) -> bool:
-    return "analysis" in deployed.store.observed(Rollout, rollout)
+    in_force = deployed.store.get(Rollout, rollout).in_force_since is not None
+    return in_force and "analysis" in deployed.store.observed(Rollout, rollout)
 
 
 def test_a_wrong_version_goes_back(deployed: Deployed) -> None:
     """Its answers are compared although they seem to be older than those that were compared before."""
     deployed.up(1)
-    with deployed.load(per_second=60) as load:
+    with deployed.load(per_second=20) as load:  # few: its verdict must not come before the clock is set back
         handle = deployed.deploy(3, strategy="canary", steps="20,100", interval="5m", mirror=20, watch="latency")
         until(lambda: judged(deployed, handle.id))
         set_back(deployed, handle.id)
@@ -59,7 +60,7 @@ def test_a_good_version_is_promoted(deployed: Deployed) -> None:
     """After the interval that it was told, and not an hour later."""
     deployed.up(1)
     with deployed.load(per_second=120) as load:
-        handle = deployed.deploy(2, strategy="canary", steps="50,100", interval="2s", mirror=20, watch="latency")
+        handle = deployed.deploy(2, strategy="canary", steps="50,100", interval="6s", mirror=20, watch="latency")
         until(lambda: judged(deployed, handle.id))
         set_back(deployed, handle.id)
         record = handle.wait(60)
