@@ -23,6 +23,7 @@ from mlcycle_nb.files import private_folder, write_atomically
 from mlcycle_nb.supervisor.identity import ProcessIdentity
 
 MARKER = "MLCYCLE_PROCESS"
+_EXEC_LOOKS, _EXEC_SECONDS = 50, 0.002
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,150}")
 NOTEBOOK_ONLY = ("JPY_", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "PYTEST_CURRENT_TEST")
 """Beginnings of variables that concern a notebook server and its kernel alone, secrets among them."""
@@ -220,9 +221,27 @@ def _own_processes() -> Iterator[tuple[psutil.Process, str, int | None]]:
         try:
             if process.uids().real != uid or process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            yield process, process.environ().get(MARKER, ""), os.getpgid(process.pid)
+            yield process, marker_of(process), os.getpgid(process.pid)
         except (psutil.Error, OSError):
             continue
+
+
+def marker_of(process: psutil.Process) -> str:
+    """Return the marker that a process carries, or the empty text.
+
+    In the middle of an exec a process shows neither its environment nor its arguments; it is looked at again, or it
+    would be taken for somebody else's and outlive what it belongs to.
+    """
+    environment: dict[str, str] = {}
+    for _ in range(_EXEC_LOOKS):
+        environment = process.environ()
+        if environment or os.getpgid(process.pid) == 0 or process.status() == psutil.STATUS_ZOMBIE:
+            break  # the kernel's own threads have no group
+        if process.cmdline():
+            environment = process.environ()  # none at all, or the exec has ended in between
+            break
+        time.sleep(_EXEC_SECONDS)
+    return environment.get(MARKER, "")
 
 
 def _runs(process: psutil.Process, argv: list[str]) -> bool:

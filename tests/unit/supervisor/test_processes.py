@@ -16,7 +16,7 @@ import pytest
 
 from mlcycle_nb.errors import EngineError, InvalidInput
 from mlcycle_nb.supervisor.identity import ProcessIdentity
-from mlcycle_nb.supervisor.processes import MARKER, ProcessTable
+from mlcycle_nb.supervisor.processes import MARKER, ProcessTable, marker_of
 
 SLEEP = ["sleep", "600"]
 OWN = os.urandom(8).hex()
@@ -295,6 +295,43 @@ class TestStopping:
         table.stop("p")
 
         assert not child.alive()
+
+    def test_a_child_in_the_middle_of_an_exec_is_found(self) -> None:
+        """It shows neither its environment nor its arguments for a moment, longer on a busy machine."""
+
+        class Executing:
+            pid = os.getpid()
+            shown = iter([{}, {}, {}, {MARKER: "w/p"}])
+
+            def environ(self) -> dict[str, str]:
+                return next(self.shown)
+
+            def cmdline(self) -> list[str]:
+                return []
+
+            def status(self) -> str:
+                return psutil.STATUS_RUNNING
+
+        assert marker_of(Executing()) == "w/p"  # type: ignore[arg-type]
+
+    def test_a_process_without_an_environment_is_looked_at_once_more(self) -> None:
+        class Bare:
+            pid = os.getpid()
+            looks = 0
+
+            def environ(self) -> dict[str, str]:
+                self.looks += 1
+                return {}
+
+            def cmdline(self) -> list[str]:
+                return ["bare"]
+
+            def status(self) -> str:
+                return psutil.STATUS_SLEEPING
+
+        bare = Bare()
+        assert marker_of(bare) == ""  # type: ignore[arg-type]
+        assert bare.looks == 2
 
     def test_children_without_the_marker_are_found(self, table: ProcessTable, log: Path) -> None:
         """A child with an environment of its own, that ignores SIGTERM too, is known by its group."""
